@@ -1,0 +1,402 @@
+//! Local copies of tokens, and their renewal.
+
+mod cool_down;
+mod flight;
+mod guard;
+mod renewal;
+mod slot;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use self::flight::{Flight, Trigger};
+use self::renewal::Renewal;
+use self::slot::{Slot, State};
+use self::slots::Slots;
+use crate::clock::Clock;
+use crate::source::{Gate, Limits, StoreHealth};
+use crate::{AccessToken, Audience, Credentials, Error, MokaStore, TokenSource, TokenStore};
+
+/// How often a caller waits for another flight, after one that was lost or that has brought the token it cannot use.
+const MOST_FLIGHTS: usize = 4;
+
+/// Gives out access tokens, and fetches new ones no more often than it must.
+///
+/// Cloning is cheap, and clones share everything: several clients of one program may use one manager, for any number of apps.
+///
+/// # What it promises
+///
+/// - **One renewal at a time** for each key, however many wait for it. It runs as a task of its own, so that callers may be
+///   dropped at any time; all who wait share its result, failures included.
+/// - **A late rejection of an old token costs nothing**: [`renew`](Self::renew) compares the rejected token with the one in hand.
+/// - **A token is used until it expires.** Shortly before, a request starts a renewal in the background; if that fails, the token
+///   in hand goes on serving.
+/// - **A failing source is left in peace.** A transient failure is tried again up to 3 times within the fetch limit. After a fetch
+///   has failed, callers get the same error at once for a while: 1 s after a transient failure, doubling up to 30 s; 10 s after a
+///   refusal, doubling up to 10 min. After errcode 45009 that goes for all keys of the source: 60 s, doubling up to 10 min.
+/// - **An API that rejects every token causes no flood.** A renewal whose token is rejected too, on the same path, holds the next one
+///   for that path back by 2 s, then 4 s, up to 5 min; and rejections of one key cause no more fetches than the renewal budget.
+/// - **A store that fails costs a warning**, not a request.
+pub struct TokenManager {
+    shared: Arc<Shared>,
+}
+
+/// What all clones of a manager share, and its renewals.
+struct Shared {
+    source: Arc<dyn TokenSource>,
+    store: Arc<dyn TokenStore>,
+    settings: Settings,
+    clock: Clock,
+    slots: Slots,
+    gate: Gate,
+    store_health: StoreHealth,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    early_renewal: Duration,
+    local_copy: Option<Duration>,
+    limits: Limits,
+    renewal_budget: u32,
+}
+
+impl TokenManager {
+    /// Builds a manager whose tokens come from this source.
+    pub fn builder(source: impl TokenSource) -> TokenManagerBuilder {
+        TokenManagerBuilder {
+            source: Arc::new(source),
+            store: None,
+            settings: Settings {
+                early_renewal: Duration::from_secs(5 * 60),
+                local_copy: None,
+                limits: Limits::default(),
+                renewal_budget: 10,
+            },
+            clock: Clock::default(),
+        }
+    }
+
+    /// A token for these credentials: the local copy, or else one from the store or the source.
+    ///
+    /// # Errors
+    ///
+    /// Why none can be had. During a cool-down, the failure that it began with.
+    ///
+    /// # Cancel safety
+    ///
+    /// A renewal that the call has started goes on without it.
+    pub async fn token(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
+        let slot = self.shared.slots.of(credentials.key());
+        for _ in 0..MOST_FLIGHTS {
+            let flight = match self.serve(&slot, credentials)? {
+                Served::Token(token) => return Ok(token),
+                Served::Flight(flight) => flight,
+            };
+            if let Some(landing) = flight.landed().await {
+                return landing;
+            }
+        }
+        Err(LOST)
+    }
+
+    /// A token other than the rejected one: the local copy if it is another already, else one from the store or the source.
+    ///
+    /// # Errors
+    ///
+    /// Why none can be had; [`Error::HeldBack`] if too many renewals were futile.
+    ///
+    /// # Cancel safety
+    ///
+    /// A renewal that the call has started goes on without it.
+    pub async fn renew(
+        &self,
+        credentials: &Credentials,
+        rejected: &AccessToken,
+    ) -> Result<AccessToken, Error> {
+        self.renew_for(credentials, rejected, "").await
+    }
+
+    /// Forgets what is held in memory for these credentials: the local copy, a cool-down, what was rejected. The store keeps what it
+    /// has.
+    pub fn forget(&self, credentials: &Credentials) {
+        if let Some(slot) = self.shared.slots.find(credentials.key()) {
+            let mut state = slot.lock();
+            *state = State {
+                flight: state.flight.take(),
+                ..State::default()
+            };
+        }
+    }
+
+    /// What the tokens of the source are for.
+    pub(crate) fn audience(&self) -> Audience {
+        self.shared.source.audience()
+    }
+
+    /// [`renew`](Self::renew), after a rejection on this path.
+    pub(crate) async fn renew_for(
+        &self,
+        credentials: &Credentials,
+        rejected: &AccessToken,
+        path: &str,
+    ) -> Result<AccessToken, Error> {
+        let slot = self.shared.slots.of(credentials.key());
+        for _ in 0..MOST_FLIGHTS {
+            let flight = match self.better(&slot, credentials, rejected, path)? {
+                Served::Token(token) => return Ok(token),
+                Served::Flight(flight) => flight,
+            };
+            match flight.landed().await {
+                Some(Ok(token)) if token == *rejected => {}
+                Some(landing) => return landing,
+                None => {}
+            }
+        }
+        Err(LOST)
+    }
+
+    /// A token was accepted on this path.
+    pub(crate) fn accepted(&self, credentials: &Credentials, path: &str) {
+        if let Some(slot) = self.shared.slots.find(credentials.key()) {
+            slot.lock().guard.accepted(path);
+        }
+    }
+
+    /// The renewed token was rejected too on this path.
+    pub(crate) fn rejected_again(
+        &self,
+        credentials: &Credentials,
+        renewed: &AccessToken,
+        path: &str,
+    ) {
+        let key = credentials.key();
+        let slot = self.shared.slots.of(key);
+        let futile = slot.lock().guard.futile(path, renewed, Instant::now());
+        if let Some(held_back) = futile {
+            tracing::warn!(%key, path, ?held_back, "renewal was futile: the API rejects the new token too");
+        }
+    }
+
+    fn serve(&self, slot: &Arc<Slot>, credentials: &Credentials) -> Result<Served, Error> {
+        let (now, wall) = (Instant::now(), self.shared.clock.now());
+        let mut state = slot.lock();
+        let state = &mut *state;
+        let Some(local) = state.unexpired(wall) else {
+            let trigger = match state.local {
+                Some(_) => Trigger::Expired,
+                None => Trigger::Cold,
+            };
+            return self.join_or_start(state, slot, credentials, trigger, now);
+        };
+        let token = local.token.clone();
+        let is_expiring = wall >= local.renew_at;
+        let is_stale = self.is_stale(local.checked_at, now);
+        match state.flight(now) {
+            Some(flight) if is_stale || state.is_rejected(&token) => {
+                return Ok(Served::Flight(flight.clone()));
+            }
+            Some(_) => {}
+            None if is_expiring && state.cool_down.error(now).is_none() => {
+                self.start(state, slot, credentials, Trigger::Expiring, now)?;
+            }
+            None if is_stale => {
+                let flight = self.start(state, slot, credentials, Trigger::Stale, now)?;
+                return Ok(Served::Flight(flight));
+            }
+            None => {}
+        }
+        Ok(Served::Token(token))
+    }
+
+    fn is_stale(&self, checked_at: Instant, now: Instant) -> bool {
+        let limit = self.shared.settings.local_copy;
+        limit.is_some_and(|limit| now.duration_since(checked_at) >= limit)
+    }
+
+    fn better(
+        &self,
+        slot: &Arc<Slot>,
+        credentials: &Credentials,
+        rejected: &AccessToken,
+        path: &str,
+    ) -> Result<Served, Error> {
+        let (now, wall) = (Instant::now(), self.shared.clock.now());
+        let mut state = slot.lock();
+        let state = &mut *state;
+        if let Some(local) = state.unexpired(wall)
+            && local.token != *rejected
+            && !state.is_rejected(&local.token)
+        {
+            return Ok(Served::Token(local.token.clone()));
+        }
+        if state.flight(now).is_none() {
+            if state.guard.holds_back(path, now) {
+                return Err(Error::HeldBack);
+            }
+            if state.cool_down.error(now).is_none()
+                && !state.guard.spend(self.shared.settings.renewal_budget, now)
+            {
+                let key = credentials.key();
+                tracing::warn!(%key, path, "renewal held back: too many rejections");
+                return Err(Error::HeldBack);
+            }
+        }
+        state.note_rejected(rejected);
+        let joined = self.join_or_start(state, slot, credentials, Trigger::Rejected, now);
+        if joined.is_err() {
+            state.not_renewed(wall);
+        }
+        joined
+    }
+
+    /// The flight under way, or a new one, if no cool-down forbids it.
+    fn join_or_start(
+        &self,
+        state: &mut State,
+        slot: &Arc<Slot>,
+        credentials: &Credentials,
+        trigger: Trigger,
+        now: Instant,
+    ) -> Result<Served, Error> {
+        if let Some(flight) = state.flight(now) {
+            return Ok(Served::Flight(flight.clone()));
+        }
+        if let Some(error) = state.cool_down.error(now) {
+            return Err(error.clone());
+        }
+        let flight = self.start(state, slot, credentials, trigger, now)?;
+        Ok(Served::Flight(flight))
+    }
+
+    fn start(
+        &self,
+        state: &mut State,
+        slot: &Arc<Slot>,
+        credentials: &Credentials,
+        trigger: Trigger,
+        now: Instant,
+    ) -> Result<Flight, Error> {
+        let runtime = Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
+        let limit = renewal::limit(self.shared.settings.limits.all_tries);
+        let (pilot, flight) = Flight::new(now + limit);
+        let renewal = Renewal {
+            shared: self.shared.clone(),
+            slot: slot.clone(),
+            credentials: credentials.clone(),
+            trigger,
+            pilot,
+        };
+        let span = tracing::info_span!("renewal", key = %credentials.key(), %trigger);
+        runtime.spawn(renewal.run().instrument(span));
+        state.flight = Some(flight.clone());
+        Ok(flight)
+    }
+}
+
+const LOST: Error = Error::Interrupted {
+    reason: "the runtime that it ran on ended, again and again",
+};
+
+/// What a caller gets at once.
+enum Served {
+    Token(AccessToken),
+    Flight(Flight),
+}
+
+impl Clone for TokenManager {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl Debug for TokenManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenManager")
+            .field("audience", &self.audience())
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`TokenManager`]: see [`TokenManager::builder`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct TokenManagerBuilder {
+    source: Arc<dyn TokenSource>,
+    store: Option<Arc<dyn TokenStore>>,
+    settings: Settings,
+    clock: Clock,
+}
+
+impl TokenManagerBuilder {
+    /// Where tokens are kept. Default: a [`MokaStore`] of its own.
+    pub fn store(mut self, store: impl TokenStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// How long before it expires a token is renewed in the background; at most a tenth of its lifetime. Default: 5 minutes. Zero: not
+    /// before it has expired.
+    pub fn early_renewal(mut self, before: Duration) -> Self {
+        self.settings.early_renewal = before;
+        self
+    }
+
+    /// How long a local copy may serve before the store is asked again whether another process has put a newer token there.
+    ///
+    /// Default: until it needs renewal. Zero: the store is asked for each request.
+    pub fn local_copy(mut self, limit: Duration) -> Self {
+        self.settings.local_copy = Some(limit);
+        self
+    }
+
+    /// How long one try of a fetch may take. Default: 5 s.
+    pub fn fetch_timeout(mut self, limit: Duration) -> Self {
+        self.settings.limits.one_try = limit;
+        self
+    }
+
+    /// How long all tries of a fetch may take together. Default: 8 s.
+    pub fn fetch_limit(mut self, limit: Duration) -> Self {
+        self.settings.limits.all_tries = limit;
+        self
+    }
+
+    /// How many fetches for one key rejections by the API may cause in a row; one comes back every 10 s. Default: 10.
+    pub fn renewal_budget(mut self, fetches: u32) -> Self {
+        self.settings.renewal_budget = fetches;
+        self
+    }
+
+    /// The manager.
+    pub fn build(self) -> TokenManager {
+        TokenManager {
+            shared: Arc::new(Shared {
+                source: self.source,
+                store: self.store.unwrap_or_else(|| Arc::new(MokaStore::new())),
+                settings: self.settings,
+                clock: self.clock,
+                slots: Slots::default(),
+                gate: Gate::new(),
+                store_health: StoreHealth::default(),
+            }),
+        }
+    }
+}
+
+impl Debug for TokenManagerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenManagerBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,109 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::Error;
+
+/// The time after a failed fetch in which no fetch is made for the key: it doubles with each failure in a row.
+#[derive(Debug, Default)]
+pub(super) struct CoolDown {
+    failures: u32,
+    holds: Option<Hold>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    error: Error,
+    until: Instant,
+}
+
+impl CoolDown {
+    /// The failure that callers get instead of a fetch, while it lasts.
+    pub(super) fn error(&self, now: Instant) -> Option<&Error> {
+        let hold = self.holds.as_ref()?;
+        (now < hold.until).then_some(&hold.error)
+    }
+
+    /// Begins after a failed fetch. Tells how long it will last, if it does.
+    pub(super) fn begin(&mut self, error: &Error, now: Instant) -> Option<Duration> {
+        let (first, longest) = pauses(error)?;
+        let pause = first
+            .saturating_mul(1 << self.failures.min(16))
+            .min(longest);
+        self.failures += 1;
+        self.hold(error, now + pause);
+        Some(pause)
+    }
+
+    /// Holds fetches back until then, where the source as a whole is closed.
+    pub(super) fn hold(&mut self, error: &Error, until: Instant) {
+        self.holds = Some(Hold {
+            error: error.clone(),
+            until,
+        });
+    }
+
+    /// Ends it. Tells whether there was one.
+    pub(super) fn end(&mut self) -> bool {
+        self.failures = 0;
+        self.holds.take().is_some()
+    }
+
+    /// Whether it is of any further consequence: it lasts, or the next failure would make it longer than the first.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.holds.as_ref().is_none_or(|hold| now >= hold.until)
+    }
+}
+
+/// The first and the longest pause after such a failure.
+fn pauses(error: &Error) -> Option<(Duration, Duration)> {
+    let secs = Duration::from_secs;
+    match error {
+        error if error.is_transient() => Some((secs(1), secs(30))),
+        // The whole source is closed then, by its gate.
+        Error::Errcode { errcode: 45009, .. } => None,
+        Error::Refused(_) | Error::Errcode { .. } => Some((secs(10), secs(600))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pauses_after(error: &Error, failures: usize) -> Vec<u64> {
+        let (mut cool_down, now) = (CoolDown::default(), Instant::now());
+        (0..failures)
+            .filter_map(|_| cool_down.begin(error, now))
+            .map(|pause| pause.as_secs())
+            .collect()
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_longest() {
+        let transient = Error::transient("lost");
+        assert_eq!(pauses_after(&transient, 7), [1, 2, 4, 8, 16, 30, 30]);
+        let refused = Error::refused("no");
+        assert_eq!(
+            pauses_after(&refused, 8),
+            [10, 20, 40, 80, 160, 320, 600, 600]
+        );
+        assert!(pauses_after(&Error::not_ready("wait"), 3).is_empty());
+        assert_eq!(pauses_after(&transient, 100).len(), 100);
+    }
+
+    #[test]
+    fn it_lasts_as_long_as_it_says_and_ends_with_a_success() {
+        let (mut cool_down, now) = (CoolDown::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        cool_down.begin(&Error::transient("lost"), now);
+        assert!(cool_down.error(now + second / 2).is_some());
+        assert!(cool_down.error(now + second).is_none());
+        assert!(cool_down.end());
+        assert!(cool_down.error(now).is_none());
+        assert_eq!(
+            cool_down.begin(&Error::transient("lost"), now),
+            Some(second)
+        );
+    }
+}

@@ -1,0 +1,159 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::AccessToken;
+
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// One fetch comes back to the budget in this time.
+const REFILL: Duration = Duration::from_secs(10);
+/// So many paths are kept in mind; the API has fewer.
+const MOST_PATHS: usize = 1024;
+
+/// Keeps an API that rejects every token from causing a flood of fetches, for one key.
+///
+/// A renewal whose token is rejected too, on the same path, was futile: the next for that path is held back, twice as long
+/// each time. Other paths are not, so that a token that was really revoked is renewed on them at once. Above that, all
+/// rejections together have a budget of fetches.
+#[derive(Debug, Default)]
+pub(super) struct Guard {
+    futile: HashMap<Box<str>, Futile>,
+    /// When the budget will be whole again.
+    whole_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Futile {
+    token: AccessToken,
+    times: u32,
+    held_until: Instant,
+}
+
+impl Guard {
+    /// Whether a renewal for this path is held back.
+    pub(super) fn holds_back(&self, path: &str, now: Instant) -> bool {
+        self.futile
+            .get(path)
+            .is_some_and(|futile| now < futile.held_until)
+    }
+
+    /// A renewed token was rejected too on this path. Tells for how long the next renewal is held back, if that is news.
+    pub(super) fn futile(
+        &mut self,
+        path: &str,
+        token: &AccessToken,
+        now: Instant,
+    ) -> Option<Duration> {
+        let times = match self.futile.get(path) {
+            // A crowd that was sent again with the one token says one thing only.
+            Some(futile) if futile.token == *token => return None,
+            Some(futile) => futile.times,
+            None => 0,
+        };
+        if self.futile.len() >= MOST_PATHS {
+            self.futile.retain(|_, futile| now < futile.held_until);
+        }
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << times.min(16))
+            .min(LONGEST_PAUSE);
+        let futile = Futile {
+            token: token.clone(),
+            times: times + 1,
+            held_until: now + pause,
+        };
+        self.futile.insert(path.into(), futile);
+        Some(pause)
+    }
+
+    /// A token was accepted on this path.
+    pub(super) fn accepted(&mut self, path: &str) {
+        if !self.futile.is_empty() {
+            self.futile.remove(path);
+        }
+    }
+
+    /// Takes one fetch out of the budget, if there is one left.
+    pub(super) fn spend(&mut self, budget: u32, now: Instant) -> bool {
+        let whole_at = self.whole_at.map_or(now, |at| at.max(now));
+        let spent = whole_at - now;
+        if spent + REFILL > REFILL.saturating_mul(budget) {
+            return false;
+        }
+        self.whole_at = Some(whole_at + REFILL);
+        true
+    }
+
+    /// Puts one back that was not needed.
+    pub(super) fn give_back(&mut self) {
+        self.whole_at = self.whole_at.and_then(|at| at.checked_sub(REFILL));
+    }
+
+    /// Whether it holds nothing back and its budget is whole.
+    pub(super) fn is_at_rest(&self, now: Instant) -> bool {
+        self.whole_at.is_none_or(|at| at <= now)
+            && self.futile.values().all(|futile| now >= futile.held_until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(value: &str) -> AccessToken {
+        AccessToken::new(value, Duration::from_secs(7200))
+    }
+
+    #[test]
+    fn a_path_is_held_back_longer_each_time_until_it_accepts() {
+        let (mut guard, mut now) = (Guard::default(), Instant::now());
+        for (n, pause) in [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+            .into_iter()
+            .enumerate()
+        {
+            let pause = Duration::from_secs(pause);
+            assert!(!guard.holds_back("bad", now));
+            assert_eq!(
+                guard.futile("bad", &token(&n.to_string()), now),
+                Some(pause)
+            );
+            assert!(guard.holds_back("bad", now + pause - Duration::from_millis(1)));
+            assert!(!guard.holds_back("good", now));
+            now += pause;
+        }
+        guard.accepted("bad");
+        assert_eq!(guard.futile("bad", &token("next"), now), Some(FIRST_PAUSE));
+    }
+
+    #[test]
+    fn a_crowd_with_one_token_counts_once() {
+        let (mut guard, now) = (Guard::default(), Instant::now());
+        let token = token("renewed");
+        assert!(guard.futile("bad", &token, now).is_some());
+        assert!(guard.futile("bad", &token, now).is_none());
+    }
+
+    #[test]
+    fn the_budget_comes_back_one_by_one() {
+        let (mut guard, now) = (Guard::default(), Instant::now());
+        let granted = |guard: &mut Guard, now| (0..100).filter(|_| guard.spend(10, now)).count();
+        assert_eq!(granted(&mut guard, now), 10);
+        assert_eq!(granted(&mut guard, now + REFILL), 1);
+        guard.give_back();
+        assert_eq!(granted(&mut guard, now + REFILL), 1);
+        assert_eq!(granted(&mut guard, now + REFILL * 3), 2);
+        assert_eq!(granted(&mut guard, now + REFILL * 1000), 10);
+        assert!(!Guard::default().spend(0, now));
+    }
+
+    #[test]
+    fn many_paths_are_not_kept_for_ever() {
+        let (mut guard, mut now) = (Guard::default(), Instant::now());
+        for n in 0..10 * MOST_PATHS {
+            guard.futile(&n.to_string(), &token("renewed"), now);
+            now += FIRST_PAUSE;
+        }
+        assert!(guard.futile.len() <= MOST_PATHS);
+    }
+}

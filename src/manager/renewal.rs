@@ -1,0 +1,213 @@
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, timeout};
+
+use super::Shared;
+use super::flight::{Landing, Pilot, Trigger};
+use super::slot::Slot;
+use crate::source::STORE_LIMIT;
+use crate::{AccessToken, Credentials, Error, Fetch};
+
+/// What a store may take beyond the time of the fetch, for one in which a process waits for another's fetch.
+const STORE_PATIENCE: Duration = Duration::from_secs(12);
+
+/// The longest time that a renewal takes, if it runs at all.
+pub(super) fn limit(fetch_limit: Duration) -> Duration {
+    STORE_PATIENCE + fetch_limit * 2 + STORE_LIMIT * 2
+}
+
+/// One renewal: it runs as a task of its own.
+pub(super) struct Renewal {
+    pub(super) shared: Arc<Shared>,
+    pub(super) slot: Arc<Slot>,
+    pub(super) credentials: Credentials,
+    pub(super) trigger: Trigger,
+    pub(super) pilot: Pilot,
+}
+
+/// What a renewal has come by.
+struct Outcome {
+    landing: Landing,
+    /// Whether the source was asked, and not only the store.
+    fetched: bool,
+}
+
+impl Renewal {
+    pub(super) async fn run(self) {
+        let outcome = match self.trigger {
+            Trigger::Stale => self.look_into_store().await,
+            _ => self.renew().await,
+        };
+        self.land(&outcome);
+        self.pilot.send_replace(Some(outcome.landing));
+    }
+
+    /// Takes what the store holds, if that can serve, else goes on with the local copy.
+    async fn look_into_store(&self) -> Outcome {
+        let (local, rejected) = {
+            let state = self.slot.lock();
+            let local = state.local.as_ref().map(|local| local.token.clone());
+            (local, state.rejected.clone())
+        };
+        let Some(local) = local else {
+            return self.renew().await;
+        };
+        let fetch = self.fetch();
+        let key = self.credentials.key();
+        let store = &self.shared.store;
+        let stored = fetch
+            .asking_store(key, "get", store.get(key))
+            .await
+            .flatten();
+        let can_serve = |token: &AccessToken| {
+            fetch.can_serve(token, None)
+                && !rejected
+                    .iter()
+                    .any(|other| !fetch.can_serve(token, Some(other)))
+        };
+        Outcome {
+            landing: Ok(stored.filter(can_serve).unwrap_or(local)),
+            fetched: false,
+        }
+    }
+
+    async fn renew(&self) -> Outcome {
+        let outcome = self.get_or_fetch().await;
+        if !self.has_expired(&outcome) {
+            return outcome;
+        }
+        // The clock has jumped since the fetch began, or else the issuer's clock and this one disagree: the second time tells.
+        let outcome = self.get_or_fetch().await;
+        if !self.has_expired(&outcome) {
+            return outcome;
+        }
+        Outcome {
+            landing: Err(Error::refused(
+                "the source gives tokens that have expired already: is the clock of this machine right?",
+            )),
+            ..outcome
+        }
+    }
+
+    fn has_expired(&self, outcome: &Outcome) -> bool {
+        let now = self.shared.clock.now();
+        matches!(&outcome.landing, Ok(token) if token.expires_at() <= now)
+    }
+
+    async fn get_or_fetch(&self) -> Outcome {
+        let fetch = self.fetch();
+        let landing = self.through_store(&fetch).await;
+        Outcome {
+            landing,
+            fetched: fetch.result().is_some(),
+        }
+    }
+
+    async fn through_store(&self, fetch: &Fetch<'_>) -> Landing {
+        let (key, store) = (self.credentials.key(), &self.shared.store);
+        let (other_than, rejected) = self.not_wanted();
+        let limit = fetch.limit() + STORE_PATIENCE;
+        let asking = store.get_or_fetch(key, other_than.as_ref(), fetch);
+        let failure = match timeout(limit, AssertUnwindSafe(asking).catch_unwind()).await {
+            Ok(Ok(Ok(token))) => {
+                let fetched = matches!(fetch.result(), Some(Ok(fetched)) if *fetched == token);
+                let can_serve = |other| fetch.can_serve(&token, Some(other));
+                if fetched
+                    || rejected.iter().chain(&other_than).all(can_serve)
+                        && fetch.can_serve(&token, None)
+                {
+                    return Ok(token);
+                }
+                "it gave a token that cannot serve".to_owned()
+            }
+            Ok(Ok(Err(error))) => match fetch.result() {
+                Some(Ok(_)) => error.to_string(),
+                _ => return Err(error),
+            },
+            Ok(Err(_panic)) => "it panicked".to_owned(),
+            Err(_elapsed) => format!("no answer within {limit:?}"),
+        };
+        fetch.store_fails(key, "get_or_fetch", &failure);
+        let has_fetched = fetch.result().is_some();
+        let token = fetch.run().await?;
+        if !has_fetched {
+            fetch.asking_store(key, "put", store.put(key, &token)).await;
+        }
+        Ok(token)
+    }
+
+    /// The token to better, and all that are known as rejected.
+    fn not_wanted(&self) -> (Option<AccessToken>, Vec<AccessToken>) {
+        let state = self.slot.lock();
+        let local = state.local.as_ref().map(|local| &local.token);
+        let other_than = match self.trigger {
+            Trigger::Expiring => local,
+            _ => state.rejected.back(),
+        };
+        (
+            other_than.cloned(),
+            state.rejected.iter().cloned().collect(),
+        )
+    }
+
+    fn fetch(&self) -> Fetch<'_> {
+        let Shared {
+            source,
+            settings,
+            gate,
+            store_health,
+            clock,
+            ..
+        } = &*self.shared;
+        Fetch::new(source, &self.credentials).of_a_manager(
+            settings.limits,
+            gate,
+            store_health,
+            clock.clone(),
+        )
+    }
+
+    /// Leaves the result in the slot.
+    fn land(&self, outcome: &Outcome) {
+        let now = Instant::now();
+        let key = self.credentials.key();
+        let mut state = self.slot.lock();
+        let is_current = state
+            .flight
+            .as_ref()
+            .is_some_and(|flight| flight.is_of(&self.pilot));
+        if is_current {
+            state.flight = None;
+        }
+        if self.trigger == Trigger::Rejected && !outcome.fetched {
+            state.guard.give_back();
+        }
+        match &outcome.landing {
+            Ok(token) => {
+                // One that was given up for lost may come back late.
+                let newest = state.local.as_ref().map(|local| local.token.fetched_at());
+                if is_current || newest.is_none_or(|newest| newest < token.fetched_at()) {
+                    let early_renewal = self.shared.settings.early_renewal;
+                    state.install(token.clone(), self.trigger, early_renewal, now);
+                    if state.cool_down.end() {
+                        tracing::info!(%key, "cool-down left");
+                    }
+                }
+            }
+            Err(error) if is_current => {
+                state.not_renewed(self.shared.clock.now());
+                if let Some(pause) = state.cool_down.begin(error, now) {
+                    tracing::warn!(%key, ?pause, %error, "cool-down entered");
+                } else if let Error::Errcode { errcode: 45009, .. } = error
+                    && let Some(until) = self.shared.gate.closed_until()
+                {
+                    state.cool_down.hold(error, until);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What the manager promises, tested without network and without waiting: time is moved by hand.
+
+mod early_renewal;
+mod failures;
+mod flights;
+mod rejections;
+mod stores;
+mod tenants;
+mod time;
+mod world;

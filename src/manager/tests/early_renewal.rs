@@ -1,0 +1,130 @@
+//! A token is used until it expires, and renewed shortly before.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, advance, sleep};
+
+use super::world::{Behaviour, LIFETIME, Repeat, World, app, call};
+use crate::Error;
+
+const EARLY: Duration = Duration::from_secs(5 * 60);
+
+/// The fetches that two lifetimes of constant traffic cost.
+async fn fetches_in_two_lifetimes(repeat: Repeat) -> usize {
+    let world = World::new();
+    world.issuer.repeats(repeat);
+    let client = world.client(&world.manager());
+    let began = Instant::now();
+    while began.elapsed() < LIFETIME * 2 {
+        assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+        sleep(Duration::from_secs(1)).await;
+    }
+    world.issuer.fetches()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_of_issuer_is_asked_as_often_as_it_must_be() {
+    for (repeat, fetches) in [
+        // At 0 s, 6900 s and 13,800 s.
+        (Repeat::NewTokenEndsOld, 3),
+        (Repeat::NewTokenOldValid, 3),
+        (Repeat::SameTokenRenewed, 3),
+        // At 0 s, in vain at 6900 s, at 7200 s, and in vain at 14,100 s.
+        (Repeat::SameTokenShorter, 4),
+        (Repeat::SameToken, 4),
+    ] {
+        assert_eq!(
+            fetches_in_two_lifetimes(repeat).await,
+            fetches,
+            "{repeat:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_do_not_wait_for_an_early_renewal() {
+    let world = World::new();
+    let manager = world.manager();
+    let old = manager.token(&app()).await.unwrap();
+    advance(LIFETIME - EARLY).await;
+
+    world.issuer.takes(Duration::from_secs(1));
+    for _ in 0..1000 {
+        let at_once = manager.token(&app()).now_or_never();
+        assert_eq!(at_once.expect("no wait").unwrap(), old);
+    }
+    sleep(Duration::from_secs(2)).await;
+    assert_ne!(manager.token(&app()).await.unwrap(), old);
+    assert_eq!(world.issuer.fetches(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_early_renewals_fail_the_token_in_hand_goes_on_serving() {
+    let world = World::new();
+    let client = world.client(&world.manager());
+    assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    advance(LIFETIME - EARLY).await;
+
+    world.issuer.usually(Behaviour::Fail(Error::refused("no")));
+    let began = Instant::now();
+    while began.elapsed() < EARLY - Duration::from_secs(1) {
+        assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+        sleep(Duration::from_millis(500)).await;
+    }
+    // One at first, then after 10 s, 20 s, 40 s, 80 s.
+    assert_eq!(world.issuer.fetches(), 1 + 5);
+
+    sleep(Duration::from_secs(1)).await;
+    assert!(matches!(
+        call(&client, "user/get").await,
+        Err(Error::Refused(_))
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_has_nothing_yet_is_not_asked_by_every_request() {
+    let world = World::new();
+    let manager = world.manager();
+    manager.token(&app()).await.unwrap();
+    advance(LIFETIME - EARLY).await;
+    world
+        .issuer
+        .usually(Behaviour::Fail(Error::not_ready("wait")));
+    for _ in 0..1000 {
+        manager.token(&app()).await.unwrap();
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(
+        world.issuer.fetches() <= 1 + 11,
+        "{}",
+        world.issuer.fetches()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_lived_token_is_renewed_in_its_last_tenth() {
+    let world = World::new();
+    world.issuer.lives(Duration::from_secs(100));
+    let manager = world.manager();
+    manager.token(&app()).await.unwrap();
+    for (wait, fetches) in [(89, 1), (2, 2)] {
+        advance(Duration::from_secs(wait)).await;
+        manager.token(&app()).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.issuer.fetches(), fetches);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn early_renewal_can_be_turned_off() {
+    let world = World::new();
+    let manager = world.builder().early_renewal(Duration::ZERO).build();
+    manager.token(&app()).await.unwrap();
+    for (wait, fetches) in [(LIFETIME.as_secs() - 1, 1), (1, 2)] {
+        advance(Duration::from_secs(wait)).await;
+        manager.token(&app()).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.issuer.fetches(), fetches);
+    }
+}

@@ -1,0 +1,194 @@
+//! One fetch, whatever its callers do.
+
+use std::time::Duration;
+
+use futures_util::poll;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::world::{Behaviour, World, app};
+use crate::Error;
+
+const CROWD: usize = 10_000;
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_crowd_costs_one_fetch() {
+    let world = World::new();
+    world.issuer.takes(Duration::from_millis(300));
+    let manager = world.manager();
+    let crowd: JoinSet<_> = (0..CROWD)
+        .map(|_| {
+            let manager = manager.clone();
+            async move { manager.token(&app()).await.unwrap() }
+        })
+        .collect();
+    let tokens = crowd.join_all().await;
+    assert_eq!(tokens.len(), CROWD);
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    assert_eq!(world.issuer.fetches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_shares_one_failure_and_its_cool_down() {
+    let world = World::new();
+    world
+        .issuer
+        .usually(Behaviour::Fail(Error::transient("lost")));
+    let manager = world.manager();
+    let crowd = || -> JoinSet<_> {
+        let caller = || {
+            let manager = manager.clone();
+            async move { manager.token(&app()).await }
+        };
+        (0..CROWD).map(|_| caller()).collect()
+    };
+    assert!(crowd().join_all().await.iter().all(Result::is_err));
+    assert_eq!(world.issuer.fetches(), 1 + 3);
+
+    assert!(crowd().join_all().await.iter().all(Result::is_err));
+    tokio::time::advance(Duration::from_millis(999)).await;
+    assert!(crowd().join_all().await.iter().all(Result::is_err));
+    assert_eq!(world.issuer.fetches(), 4);
+
+    tokio::time::advance(Duration::from_millis(1)).await;
+    world.issuer.usually(Behaviour::Issue);
+    assert!(crowd().join_all().await.iter().all(Result::is_ok));
+    assert_eq!(world.issuer.fetches(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_may_be_dropped_at_any_point() {
+    for polls in 0..8 {
+        let world = World::new();
+        world.issuer.takes(Duration::from_millis(300));
+        let manager = world.manager();
+        let app = app();
+        {
+            let mut leader = Box::pin(manager.token(&app));
+            for _ in 0..polls {
+                assert!(poll!(&mut leader).is_pending());
+                tokio::task::yield_now().await;
+            }
+        }
+        let others = (manager.token(&app), manager.token(&app));
+        let (one, two) = tokio::join!(others.0, others.1);
+        assert_eq!(one.unwrap(), two.unwrap());
+        assert_eq!(world.issuer.fetches(), 1, "after {polls} polls");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_without_patience_leaves_the_token_to_the_next() {
+    let world = World::new();
+    world.issuer.takes(Duration::from_millis(300));
+    let manager = world.manager();
+    let app = app();
+    for _ in 0..5 {
+        let impatient = timeout(Duration::from_millis(50), manager.token(&app)).await;
+        assert!(impatient.is_err());
+    }
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let mut next = Box::pin(manager.token(&app));
+    assert!(poll!(&mut next).is_ready(), "the token is there");
+    assert_eq!(world.issuer.fetches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_not_polled_holds_nobody_up() {
+    let world = World::new();
+    let manager = world.manager();
+    let app = app();
+    let mut sleeper = Box::pin(manager.token(&app));
+    assert!(poll!(&mut sleeper).is_pending());
+    assert!(manager.token(&app).await.is_ok());
+    assert!(sleeper.await.is_ok());
+    assert_eq!(world.issuer.fetches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_an_error_for_those_who_wait_and_the_next_starts_anew() {
+    let world = World::new();
+    world.issuer.next(Behaviour::Panic);
+    let manager = world.manager();
+    let app = app();
+    let (one, two) = tokio::join!(manager.token(&app), manager.token(&app));
+    for result in [one, two] {
+        assert!(
+            matches!(result, Err(Error::Interrupted { .. })),
+            "{result:?}"
+        );
+    }
+    assert_eq!(world.issuer.fetches(), 1);
+    assert!(manager.token(&app).await.is_ok());
+    assert_eq!(world.issuer.fetches(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_is_given_up() {
+    let world = World::new();
+    world.issuer.usually(Behaviour::Hang);
+    let began = tokio::time::Instant::now();
+    let result = world.manager().token(&app()).await;
+    assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
+    assert_eq!(began.elapsed(), Duration::from_secs(8));
+}
+
+#[test]
+fn a_waiter_takes_over_when_the_runtime_of_the_flight_ends() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let (world, manager) = first.block_on(async {
+        let world = World::new();
+        world.issuer.next(Behaviour::Hang);
+        let manager = world.manager();
+        tokio::spawn({
+            let manager = manager.clone();
+            async move { manager.token(&app()).await }
+        });
+        world.issuer.asked(1).await;
+        (world, manager)
+    });
+    let waiter = std::thread::spawn(move || runtime().block_on(manager.token(&app())));
+    drop(first);
+    assert!(waiter.join().unwrap().is_ok());
+    assert_eq!(world.issuer.fetches(), 2);
+}
+
+#[test]
+fn a_waiter_takes_over_when_the_runtime_of_the_flight_stops_running_it() {
+    let parked = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (world, manager) = parked.block_on(async {
+        let world = World::new();
+        world.issuer.next(Behaviour::Hang);
+        let manager = world.manager();
+        tokio::spawn({
+            let manager = manager.clone();
+            async move { manager.token(&app()).await }
+        });
+        world.issuer.asked(1).await;
+        (world, manager)
+    });
+    let running = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    assert!(running.block_on(manager.token(&app())).is_ok());
+    assert_eq!(world.issuer.fetches(), 2);
+    drop(parked);
+}
+
+#[test]
+fn without_a_runtime_there_is_an_error_and_no_panic() {
+    let manager = World::new().manager();
+    let result = futures_util::FutureExt::now_or_never(manager.token(&app()));
+    assert!(matches!(result, Some(Err(Error::NoRuntime))), "{result:?}");
+}

@@ -1,0 +1,341 @@
+//! A small world for the manager: an issuer, an API, and a clock that is moved by hand.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use http::Extensions;
+use reqwest::{Request, Response, ResponseBuilderExt};
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::clock::Clock;
+use crate::{
+    AccessToken, AccessTokenMiddleware, Credentials, Error, TokenKey, TokenManager,
+    TokenManagerBuilder, TokenSource,
+};
+
+/// The lifetime that the issuer gives.
+pub(super) const LIFETIME: Duration = Duration::from_secs(7200);
+
+#[derive(Clone)]
+pub(super) struct World {
+    pub(super) clock: HandClock,
+    pub(super) issuer: Arc<Issuer>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let clock = HandClock::new();
+        let issuer = Arc::new(Issuer {
+            clock: clock.clone(),
+            state: Mutex::default(),
+            asked: watch::Sender::new(0),
+        });
+        Self { clock, issuer }
+    }
+
+    pub(super) fn builder(&self) -> TokenManagerBuilder {
+        let clock = self.clock.clone();
+        TokenManagerBuilder {
+            clock: Clock::new(move || clock.now()),
+            ..TokenManager::builder(self.issuer.clone())
+        }
+    }
+
+    pub(super) fn manager(&self) -> TokenManager {
+        self.builder().build()
+    }
+
+    /// A client with the middleware on this manager, whose requests are answered by the API of this world.
+    pub(super) fn client(&self, manager: &TokenManager) -> ClientWithMiddleware {
+        let middleware = AccessTokenMiddleware::builder(manager.clone())
+            .credentials(app())
+            .build();
+        ClientBuilder::new(reqwest::Client::new())
+            .with(middleware)
+            .with(Api(self.issuer.clone()))
+            .build()
+    }
+}
+
+/// The app that most tests are about.
+pub(super) fn app() -> Credentials {
+    Credentials::new("corp", "canary-secret")
+}
+
+/// The errcode that the caller gets for a request to this path.
+pub(super) async fn call(client: &ClientWithMiddleware, path: &str) -> Result<i64, Error> {
+    let url = format!("https://qyapi.weixin.qq.com/cgi-bin/{path}");
+    match client.get(url).send().await {
+        Ok(answer) => Ok(answer.headers()["error-code"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap()),
+        Err(error) => Err(Error::find(&error).expect("an error of ours").clone()),
+    }
+}
+
+/// Wall-clock time: it goes on with tokio's clock, and jumps when told to.
+#[derive(Clone)]
+pub(super) struct HandClock {
+    began: (Instant, SystemTime),
+    jumped: Arc<Mutex<i64>>,
+}
+
+impl HandClock {
+    fn new() -> Self {
+        Self {
+            began: (Instant::now(), SystemTime::now()),
+            jumped: Arc::default(),
+        }
+    }
+
+    /// What the clock shows.
+    pub(super) fn now(&self) -> SystemTime {
+        let now = self.true_now();
+        let jumped = *self.jumped.lock().unwrap();
+        let distance = Duration::from_secs(jumped.unsigned_abs());
+        if jumped < 0 {
+            now - distance
+        } else {
+            now + distance
+        }
+    }
+
+    /// What it would show if it had never jumped.
+    fn true_now(&self) -> SystemTime {
+        let (instant, time) = self.began;
+        time + instant.elapsed()
+    }
+
+    pub(super) fn jump(&self, secs: i64) {
+        *self.jumped.lock().unwrap() += secs;
+    }
+}
+
+/// What a `gettoken` does.
+#[derive(Clone, Debug)]
+pub(super) enum Behaviour {
+    Issue,
+    Fail(Error),
+    Panic,
+    Hang,
+}
+
+/// What another `gettoken` within the lifetime of a token does.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) enum Repeat {
+    /// The same token; it says the full lifetime, and means what was left.
+    SameToken,
+    /// The same token, and what is left of its lifetime.
+    SameTokenShorter,
+    /// The same token, with a new lifetime.
+    SameTokenRenewed,
+    NewTokenOldValid,
+    #[default]
+    NewTokenEndsOld,
+}
+
+pub(super) struct Issuer {
+    clock: HandClock,
+    state: Mutex<IssuerState>,
+    asked: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct IssuerState {
+    repeat: Repeat,
+    script: VecDeque<Behaviour>,
+    usually: Option<Behaviour>,
+    latency: Duration,
+    issued: usize,
+    lifetime: Option<Duration>,
+    valid: HashMap<TokenKey, Vec<Valid>>,
+    ended_with: HashMap<String, i64>,
+    always_rejects: Vec<String>,
+    in_the_air: HashMap<TokenKey, usize>,
+    most_in_the_air: usize,
+}
+
+impl Issuer {
+    fn lock(&self) -> MutexGuard<'_, IssuerState> {
+        self.state.lock().unwrap()
+    }
+
+    pub(super) fn fetches(&self) -> usize {
+        *self.asked.borrow()
+    }
+
+    /// Waits until it has been asked so often.
+    pub(super) async fn asked(&self, times: usize) {
+        let mut asked = self.asked.subscribe();
+        asked.wait_for(|&asked| asked >= times).await.unwrap();
+    }
+
+    /// The most fetches for one key that were in the air at one time.
+    pub(super) fn most_in_the_air(&self) -> usize {
+        self.lock().most_in_the_air
+    }
+
+    pub(super) fn next(&self, behaviour: Behaviour) {
+        self.lock().script.push_back(behaviour);
+    }
+
+    pub(super) fn usually(&self, behaviour: Behaviour) {
+        self.lock().usually = Some(behaviour);
+    }
+
+    pub(super) fn repeats(&self, repeat: Repeat) {
+        self.lock().repeat = repeat;
+    }
+
+    pub(super) fn takes(&self, latency: Duration) {
+        self.lock().latency = latency;
+    }
+
+    pub(super) fn lives(&self, lifetime: Duration) {
+        self.lock().lifetime = Some(lifetime);
+    }
+
+    pub(super) fn rejects_always(&self, path: &str) {
+        self.lock().always_rejects.push(path.to_owned());
+    }
+
+    /// Ends the tokens of an app before their time.
+    pub(super) fn end(&self, key: &TokenKey, errcode: i64) {
+        let mut state = self.lock();
+        for token in state.valid.remove(key).unwrap_or_default() {
+            state.ended_with.insert(token.value, errcode);
+        }
+    }
+
+    /// Whether the API would take it.
+    pub(super) fn takes_token(&self, token: &AccessToken) -> bool {
+        self.verdict("", token.expose_secret()) == 0
+    }
+
+    fn verdict(&self, path: &str, value: &str) -> i64 {
+        let (state, now) = (self.lock(), self.clock.true_now());
+        if state.always_rejects.iter().any(|always| always == path) {
+            return 40014;
+        }
+        let mut valid = state.valid.values().flatten();
+        match valid.find(|token| token.value == value) {
+            Some(token) if now < token.expires_at => 0,
+            Some(_) => 42001,
+            None => state.ended_with.get(value).copied().unwrap_or(40014),
+        }
+    }
+
+    fn begin(&self, key: &TokenKey) -> (Behaviour, Duration) {
+        let mut state = self.lock();
+        let in_the_air = state.in_the_air.entry(key.clone()).or_default();
+        *in_the_air += 1;
+        state.most_in_the_air = state.most_in_the_air.max(state.in_the_air[key]);
+        let usually = state.usually.clone().unwrap_or(Behaviour::Issue);
+        let behaviour = state.script.pop_front().unwrap_or(usually);
+        self.asked.send_modify(|asked| *asked += 1);
+        (behaviour, state.latency)
+    }
+
+    /// Issues a token, as if `gettoken` had been called.
+    pub(super) fn issue(&self, key: &TokenKey) -> AccessToken {
+        let mut state = self.lock();
+        let now = self.clock.true_now();
+        let ends_old = state.repeat == Repeat::NewTokenEndsOld;
+        let repeat = state.repeat;
+        state.issued += 1;
+        let fresh = format!("canary-token-{}", state.issued);
+        let lifetime = state.lifetime.unwrap_or(LIFETIME);
+        let valid = state.valid.entry(key.clone()).or_default();
+        valid.retain(|token| now < token.expires_at);
+        if ends_old {
+            valid.clear();
+        }
+        let (value, told) = match (valid.last_mut(), repeat) {
+            (Some(old), Repeat::SameToken) => (old.value.clone(), lifetime),
+            (Some(old), Repeat::SameTokenShorter) => {
+                let left = old.expires_at.duration_since(now).unwrap();
+                (old.value.clone(), left)
+            }
+            (Some(old), Repeat::SameTokenRenewed) => {
+                old.expires_at = now + lifetime;
+                (old.value.clone(), lifetime)
+            }
+            _ => {
+                let (value, expires_at) = (fresh.clone(), now + lifetime);
+                valid.push(Valid { value, expires_at });
+                (fresh, lifetime)
+            }
+        };
+        let fetched_at = self.clock.now();
+        AccessToken::from_parts(value, fetched_at, fetched_at + told)
+    }
+}
+
+/// A token as the issuer knows it.
+struct Valid {
+    value: String,
+    expires_at: SystemTime,
+}
+
+#[async_trait]
+impl TokenSource for Issuer {
+    async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
+        let key = credentials.key();
+        let (behaviour, latency) = self.begin(key);
+        let _landing = InTheAir(self, key);
+        if !latency.is_zero() {
+            sleep(latency).await;
+        }
+        match behaviour {
+            Behaviour::Issue => Ok(self.issue(key)),
+            Behaviour::Fail(error) => Err(error),
+            Behaviour::Panic => panic!("a panic that the test asked for"),
+            Behaviour::Hang => std::future::pending().await,
+        }
+    }
+}
+
+struct InTheAir<'a>(&'a Issuer, &'a TokenKey);
+
+impl Drop for InTheAir<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0.lock().in_the_air.get_mut(self.1) {
+            *count -= 1;
+        }
+    }
+}
+
+/// The API, as the last layer of a client: it answers by itself.
+struct Api(Arc<Issuer>);
+
+#[async_trait]
+impl Middleware for Api {
+    async fn handle(
+        &self,
+        request: Request,
+        _: &mut Extensions,
+        _: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let path = request
+            .url()
+            .path()
+            .trim_start_matches("/cgi-bin/")
+            .to_owned();
+        let mut query = request.url().query_pairs();
+        let token = query
+            .find(|(name, _)| name == "access_token")
+            .expect("a token")
+            .1;
+        let errcode = self.0.verdict(&path, &token);
+        let answer = http::Response::builder()
+            .header("error-code", errcode)
+            .url(request.url().clone());
+        Ok(answer.body("").unwrap().into())
+    }
+}

@@ -1,0 +1,288 @@
+//! The way of a request: attach, send, look, renew, replay.
+
+use std::fmt::{self, Debug};
+use std::time::Duration;
+
+use http::Extensions;
+use reqwest::{Request, Response, Url};
+use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
+use tokio::time::{Instant, timeout};
+
+use crate::replay::Replay;
+use crate::reply::Reply;
+use crate::scope::{self, Scope};
+use crate::{AccessToken, Credentials, Error, GetToken, TokenManager, TokenStore};
+
+const REFRESH_ON: [i64; 2] = [40014, 42001];
+const REPLAY_LIMIT: usize = 32 * 1024 * 1024;
+
+/// Puts a valid access token on requests to the WeCom API, and sends a request once more when the API rejects its token.
+///
+/// It goes last into the stack of a [`reqwest_middleware::ClientBuilder`], so that the layers before it see no token:
+///
+/// ```
+/// use reqwest_wecom::{AccessTokenMiddleware, Credentials};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let http = reqwest::Client::builder().referer(false).build()?;
+/// let client = reqwest_middleware::ClientBuilder::new(http.clone())
+///     .with(AccessTokenMiddleware::new(http, Credentials::new("ww1234", "secret")))
+///     .build();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What it does to a request
+///
+/// Only requests below the source's [`Audience`](crate::Audience) are touched, and of these not the ones that take
+/// another credential, have a token already, or carry [`NoAccessToken`](crate::NoAccessToken). The token is put at the end of
+/// the query; the rest of the URL stays byte for byte as it was.
+///
+/// When the answer is errcode 40014 or 42001, the token is renewed and the request is sent once more with the new one in
+/// the place of the old. Such an answer means that the call had no effect, so this is safe for any method. The second answer
+/// is final, whatever it is. The answer's body is handed on whole, and its [`url`](Response::url) is without the token.
+///
+/// # Errors
+///
+/// A request that can't be given a token is not sent; it fails with an [`Error`], which [`Error::find`] finds. An answer
+/// of the API with any other errcode is no error here: it is handed on.
+///
+/// # Time limits
+///
+/// A request's own [`timeout`](reqwest_middleware::RequestBuilder::timeout) covers the wait for the token and both
+/// sendings. One of the client's own (`ClientBuilder::timeout`) covers each sending by itself.
+///
+/// # Cancel safety
+///
+/// A request may be dropped at any time. A renewal that it has started goes on for the others.
+#[derive(Clone)]
+pub struct AccessTokenMiddleware {
+    manager: TokenManager,
+    credentials: Option<Credentials>,
+    scope: Scope,
+    refresh_on: Vec<i64>,
+    replay_limit: usize,
+}
+
+impl AccessTokenMiddleware {
+    /// Fetches tokens for one app with `gettoken` through this client, and keeps them in memory.
+    ///
+    /// `http` is a [`reqwest::Client`], or a [`ClientWithMiddleware`] that does **not** hold this middleware.
+    pub fn new(http: impl Into<ClientWithMiddleware>, credentials: Credentials) -> Self {
+        let manager = TokenManager::builder(GetToken::new(http)).build();
+        Self::builder(manager).credentials(credentials).build()
+    }
+
+    /// Like [`new`](Self::new), with a store of one's own.
+    pub fn with_store(
+        http: impl Into<ClientWithMiddleware>,
+        credentials: Credentials,
+        store: impl TokenStore,
+    ) -> Self {
+        let manager = TokenManager::builder(GetToken::new(http))
+            .store(store)
+            .build();
+        Self::builder(manager).credentials(credentials).build()
+    }
+
+    /// Builds one on a manager, which several of them may share.
+    pub fn builder(manager: TokenManager) -> AccessTokenMiddlewareBuilder {
+        AccessTokenMiddlewareBuilder {
+            middleware: Self {
+                scope: Scope::of(&manager.audience()),
+                manager,
+                credentials: None,
+                refresh_on: REFRESH_ON.into(),
+                replay_limit: REPLAY_LIMIT,
+            },
+        }
+    }
+
+    async fn send_with_token(
+        &self,
+        mut request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let credentials = self.credentials_for(extensions)?;
+        let time = TimeLeft::of(&request);
+        let token = time.bounds(self.manager.token(&credentials)).await?;
+        let replay = Replay::of(&mut request, self.replay_limit);
+        let path = request.url().path().to_owned();
+
+        let (url, reply) = self
+            .send(request, &token, &time, extensions, next.clone())
+            .await?;
+        if !self.is_rejection(&reply) {
+            self.manager.accepted(&credentials, &path);
+            return Ok(reply.into_response(url));
+        }
+
+        let renewal = self.manager.renew_for(&credentials, &token, &path);
+        let token = match time.bounds(renewal).await {
+            Err(Error::HeldBack) => return Ok(reply.into_response(url)),
+            renewed => renewed?,
+        };
+        let Some(request) = replay.and_then(Replay::into_request) else {
+            return Ok(reply.into_response(url));
+        };
+        drop(reply);
+        let (url, reply) = self.send(request, &token, &time, extensions, next).await?;
+        if self.is_rejection(&reply) {
+            self.manager.rejected_again(&credentials, &token, &path);
+        } else {
+            self.manager.accepted(&credentials, &path);
+        }
+        Ok(reply.into_response(url))
+    }
+
+    /// Sends the request with the token on it. The answer comes with its URL without the token.
+    async fn send(
+        &self,
+        mut request: Request,
+        token: &AccessToken,
+        time: &TimeLeft,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<(Url, Reply)> {
+        scope::put_on(request.url_mut(), token);
+        time.limit(&mut request);
+        let response = next
+            .run(request, extensions)
+            .await
+            .map_err(|error| without_token(error, token))?;
+        let mut url = response.url().clone();
+        scope::take_off(&mut url, token);
+        let reply = if self.scope.is_api(&url) {
+            Reply::read(response).await
+        } else {
+            Reply::unread(response)
+        };
+        Ok((url, reply))
+    }
+
+    fn credentials_for(&self, extensions: &Extensions) -> Result<Credentials, Error> {
+        extensions
+            .get()
+            .or(self.credentials.as_ref())
+            .cloned()
+            .ok_or(Error::NoCredentials)
+    }
+
+    fn is_rejection(&self, reply: &Reply) -> bool {
+        reply
+            .errcode()
+            .is_some_and(|errcode| self.refresh_on.contains(&errcode))
+    }
+}
+
+// Written by hand, so that a request that is none of ours costs no allocation.
+impl Middleware for AccessTokenMiddleware {
+    fn handle<'a, 'b, 'c, 'd>(
+        &'a self,
+        request: Request,
+        extensions: &'b mut Extensions,
+        next: Next<'c>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = reqwest_middleware::Result<Response>> + Send + 'd>>
+    where
+        'a: 'd,
+        'b: 'd,
+        'c: 'd,
+        Self: 'd,
+    {
+        if self.scope.is_ours(request.url(), extensions) {
+            Box::pin(self.send_with_token(request, extensions, next))
+        } else {
+            next.run(request, extensions)
+        }
+    }
+}
+
+fn without_token(
+    mut error: reqwest_middleware::Error,
+    token: &AccessToken,
+) -> reqwest_middleware::Error {
+    if let Some(url) = error.url_mut() {
+        scope::take_off(url, token);
+    }
+    error
+}
+
+/// What is left of a request's own time limit.
+struct TimeLeft {
+    limit: Option<(Duration, Instant)>,
+}
+
+impl TimeLeft {
+    fn of(request: &Request) -> Self {
+        let limit = request.timeout().copied();
+        Self {
+            limit: limit.map(|limit| (limit, Instant::now())),
+        }
+    }
+
+    async fn bounds<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match self.limit {
+            None => work.await,
+            Some((limit, began)) => timeout(limit.saturating_sub(began.elapsed()), work)
+                .await
+                .unwrap_or(Err(Error::TimedOut { limit })),
+        }
+    }
+
+    fn limit(&self, request: &mut Request) {
+        if let Some((limit, began)) = self.limit {
+            *request.timeout_mut() = Some(limit.saturating_sub(began.elapsed()));
+        }
+    }
+}
+
+impl Debug for AccessTokenMiddleware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessTokenMiddleware")
+            .field("manager", &self.manager)
+            .field("credentials", &self.credentials)
+            .field("refresh_on", &self.refresh_on)
+            .field("replay_limit", &self.replay_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an [`AccessTokenMiddleware`]: see [`AccessTokenMiddleware::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct AccessTokenMiddlewareBuilder {
+    middleware: AccessTokenMiddleware,
+}
+
+impl AccessTokenMiddlewareBuilder {
+    /// The app that a request is sent as if it carries no [`Credentials`] of its own as an extension.
+    ///
+    /// Default: none, so that each request must carry its own.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.middleware.credentials = Some(credentials);
+        self
+    }
+
+    /// The errcodes that mean that the token was rejected. Default: 40014 and 42001.
+    ///
+    /// Only codes that are answered before a call has any effect belong here, since the request is sent once more.
+    pub fn refresh_on(mut self, errcodes: impl IntoIterator<Item = i64>) -> Self {
+        self.middleware.refresh_on = errcodes.into_iter().collect();
+        self
+    }
+
+    /// How much of a streamed body is kept for sending it once more, in bytes. Default: 32 MiB.
+    ///
+    /// When more than that has been sent, the request is not sent again: the caller gets the first answer, and the token has
+    /// been renewed for the next request. A body that is in memory anyway does not count.
+    pub fn replay_limit(mut self, bytes: usize) -> Self {
+        self.middleware.replay_limit = bytes;
+        self
+    }
+
+    /// The middleware.
+    pub fn build(self) -> AccessTokenMiddleware {
+        self.middleware
+    }
+}

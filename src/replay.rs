@@ -1,0 +1,169 @@
+//! A request that can be sent a second time, streamed bodies included.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use reqwest::{Body, Request};
+
+use crate::resumed::Resumed;
+
+/// What it takes to send a request once more.
+pub(crate) struct Replay {
+    request: Request,
+    recording: Option<Arc<Mutex<Recording>>>,
+}
+
+impl Replay {
+    /// Prepares to send the request twice. A body in memory is shared; a streamed one is recorded while it is sent, up to
+    /// `limit` bytes.
+    pub(crate) fn of(request: &mut Request, limit: usize) -> Option<Self> {
+        let streamed = |body: &Body| body.as_bytes().is_none();
+        let recording = request
+            .body_mut()
+            .take_if(|body| streamed(body))
+            .map(|body| Arc::new(Mutex::new(Recording::new(body, limit))));
+        let replay = request.try_clone()?;
+        if let Some(recording) = &recording {
+            *request.body_mut() = Some(Body::wrap(FirstSending(recording.clone())));
+        }
+        Some(Self {
+            request: replay,
+            recording,
+        })
+    }
+
+    /// The request, to be sent again from its first byte; `None` if not all of what was sent is there any more.
+    ///
+    /// The source of a streamed body goes over to it: the first sending's body, if it is still being read, ends in an error.
+    pub(crate) fn into_request(mut self) -> Option<Request> {
+        if let Some(recording) = self.recording {
+            let whole = lock(&recording).take_over()?;
+            *self.request.body_mut() = Some(Body::wrap(whole));
+        }
+        Some(self.request)
+    }
+}
+
+/// A streamed body and what has been read of it.
+struct Recording {
+    /// `None` once the second sending has taken it over.
+    source: Option<Body>,
+    frames: VecDeque<Frame<Bytes>>,
+    held: usize,
+    limit: usize,
+    is_whole: bool,
+    reader: Option<Waker>,
+}
+
+impl Recording {
+    fn new(source: Body, limit: usize) -> Self {
+        Self {
+            source: Some(source),
+            frames: VecDeque::new(),
+            held: 0,
+            limit,
+            is_whole: true,
+            reader: None,
+        }
+    }
+
+    fn record(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        if !self.is_whole {
+            return frame;
+        }
+        let (copy, frame) = shared(frame);
+        self.held += copy.data_ref().map_or(0, Bytes::len);
+        self.frames.push_back(copy);
+        if self.held > self.limit {
+            self.let_go();
+        }
+        frame
+    }
+
+    fn let_go(&mut self) {
+        self.is_whole = false;
+        self.frames = VecDeque::new();
+    }
+
+    fn take_over(&mut self) -> Option<Resumed> {
+        if !self.is_whole {
+            return None;
+        }
+        let recorded = std::mem::take(&mut self.frames);
+        let whole = Resumed::new(recorded.into_iter().map(Ok).collect(), self.source.take()?);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Some(whole)
+    }
+}
+
+/// Two frames that share their bytes.
+fn shared(frame: Frame<Bytes>) -> (Frame<Bytes>, Frame<Bytes>) {
+    match frame.into_data() {
+        Ok(data) => (Frame::data(data.clone()), Frame::data(data)),
+        Err(frame) => {
+            let trailers = frame.into_trailers().unwrap_or_default();
+            (Frame::trailers(trailers.clone()), Frame::trailers(trailers))
+        }
+    }
+}
+
+fn lock(recording: &Mutex<Recording>) -> MutexGuard<'_, Recording> {
+    recording.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BodyError {
+    #[error("the request is being sent again with another access token")]
+    TakenOver,
+    #[error(transparent)]
+    Source(#[from] reqwest::Error),
+}
+
+/// The body as it is sent first, and recorded.
+struct FirstSending(Arc<Mutex<Recording>>);
+
+impl http_body::Body for FirstSending {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut recording = lock(&self.0);
+        let Some(source) = &mut recording.source else {
+            return Poll::Ready(Some(Err(BodyError::TakenOver)));
+        };
+        match Pin::new(source).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(recording.record(frame)))),
+            Poll::Ready(Some(Err(error))) => {
+                recording.let_go();
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                recording.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let recording = lock(&self.0);
+        recording
+            .source
+            .as_ref()
+            .map_or_else(SizeHint::default, Body::size_hint)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let recording = lock(&self.0);
+        recording.source.as_ref().is_some_and(Body::is_end_stream)
+    }
+}

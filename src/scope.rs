@@ -1,0 +1,261 @@
+//! Which requests are ours, and putting a token on a URL and taking it off.
+
+use std::borrow::Cow;
+
+use http::Extensions;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use reqwest::Url;
+
+use crate::{AccessToken, Audience};
+
+/// Put on a request as an extension, it makes the middleware leave the request alone.
+///
+/// ```
+/// # use reqwest_wecom::NoAccessToken;
+/// # fn f(client: reqwest_middleware::ClientWithMiddleware) {
+/// client
+///     .get("https://qyapi.weixin.qq.com/cgi-bin/get_api_domain_ip")
+///     .with_extension(NoAccessToken)
+/// # ;}
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoAccessToken;
+
+/// The paths below `/cgi-bin/` that take another credential. One that ends in a slash stands for all below it.
+const OTHER_CREDENTIALS: [&str; 12] = [
+    "gettoken",
+    "service/",
+    "webhook/",
+    "wedoc/smartsheet/webhook",
+    "license/",
+    "paytool/",
+    "advanced_api/",
+    "hardware/get_device_feature",
+    "idconvert/upgrade_chatid_for_new_corp",
+    "openhw/",
+    "aibot/response",
+    "aibot/cli/",
+];
+
+/// Which requests are given a token: those to the API that the source's tokens are for.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    base_url: Url,
+    api_path: String,
+}
+
+impl Scope {
+    pub(crate) fn of(audience: &Audience) -> Self {
+        let base_url = audience.base_url().clone();
+        Self {
+            api_path: format!("{}cgi-bin/", base_url.path()),
+            base_url,
+        }
+    }
+
+    /// Whether a request to this URL is to be given a token. Says in the log why one to our host is not.
+    pub(crate) fn is_ours(&self, url: &Url, extensions: &Extensions) -> bool {
+        if !self.is_at_home(url) {
+            return false;
+        }
+        let reason = if !url.path().starts_with(&self.api_path) {
+            "outside of the API's path"
+        } else if extensions.get::<NoAccessToken>().is_some() {
+            "it carries `NoAccessToken`"
+        } else if self.takes_other_credential(url) {
+            "the path takes another credential"
+        } else if has_credential_of_its_own(url) {
+            "its query holds a credential already"
+        } else {
+            return true;
+        };
+        tracing::debug!(path = url.path(), reason, "request left untouched");
+        false
+    }
+
+    /// Whether an answer from this URL is the API's own.
+    pub(crate) fn is_api(&self, url: &Url) -> bool {
+        self.is_at_home(url) && url.path().starts_with(&self.api_path)
+    }
+
+    fn is_at_home(&self, url: &Url) -> bool {
+        url.host_str() == self.base_url.host_str()
+            && url.scheme() == self.base_url.scheme()
+            && url.port() == self.base_url.port()
+    }
+
+    fn takes_other_credential(&self, url: &Url) -> bool {
+        let path = url.path().get(self.api_path.len()..).unwrap_or_default();
+        let path = percent_decode_str(path).decode_utf8_lossy();
+        OTHER_CREDENTIALS
+            .iter()
+            .any(|other| path == *other || other.ends_with('/') && path.starts_with(other))
+    }
+}
+
+fn has_credential_of_its_own(url: &Url) -> bool {
+    url.query_pairs().any(|(name, _)| {
+        let name = name.to_ascii_lowercase();
+        name.ends_with("access_token") || name == "key" || name == "response_code"
+    })
+}
+
+/// What a value keeps as it is in a query.
+const UNENCODED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+fn encoded(token: &AccessToken) -> Cow<'_, str> {
+    utf8_percent_encode(token.expose_secret(), &UNENCODED).into()
+}
+
+/// Puts the token at the end of the query. The rest of the URL stays byte for byte as it was.
+pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
+    let token = encoded(token);
+    let query = match url.query() {
+        Some(query) => format!("{query}&access_token={token}"),
+        None => format!("access_token={token}"),
+    };
+    url.set_query(Some(&query));
+}
+
+/// Takes the token off again, wherever in the query it is: a redirect may have moved it.
+pub(crate) fn take_off(url: &mut Url, token: &AccessToken) {
+    let Some(query) = url.query() else { return };
+    let pair = format!("access_token={}", encoded(token));
+    if query == pair {
+        url.set_query(None);
+    } else if query.contains(&pair) {
+        let kept: Vec<_> = query.split('&').filter(|part| *part != pair).collect();
+        url.set_query(Some(&kept.join("&")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn token(value: &str) -> AccessToken {
+        AccessToken::new(value, Duration::from_secs(7200))
+    }
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_token_goes_on_and_comes_off_without_a_trace() {
+        let token = token("a-b_c.d~e");
+        for (before, with) in [
+            ("https://h/p", "https://h/p?access_token=a-b_c.d~e"),
+            ("https://h/p?", "https://h/p?&access_token=a-b_c.d~e"),
+            ("https://h/p?x=1", "https://h/p?x=1&access_token=a-b_c.d~e"),
+            (
+                "https://h/p?x=1&",
+                "https://h/p?x=1&&access_token=a-b_c.d~e",
+            ),
+            ("https://h/p#f", "https://h/p?access_token=a-b_c.d~e#f"),
+            (
+                "https://h/p%20q?x=%e4+%2B&y='#f?g",
+                "https://h/p%20q?x=%e4+%2B&y=%27&access_token=a-b_c.d~e#f?g",
+            ),
+        ] {
+            let before = url(before);
+            let mut now = before.clone();
+            put_on(&mut now, &token);
+            assert_eq!(now.as_str(), with);
+            take_off(&mut now, &token);
+            assert_eq!(now, before);
+        }
+    }
+
+    #[test]
+    fn a_token_of_any_characters_arrives_as_it_is() {
+        let value = "&=#+% \n/?é'\"";
+        let mut url = url("https://h/p?x=1");
+        put_on(&mut url, &token(value));
+        let pairs: Vec<_> = url.query_pairs().into_owned().collect();
+        assert_eq!(pairs[0], ("x".into(), "1".into()));
+        assert_eq!(pairs[1], ("access_token".into(), value.into()));
+        assert_eq!(pairs.len(), 2);
+    }
+
+    #[test]
+    fn a_token_is_taken_off_where_a_redirect_has_moved_it() {
+        let token = token("T");
+        for (with, without) in [
+            ("https://h/p?access_token=T&x=1", "https://h/p?x=1"),
+            ("https://h/p?a=1&access_token=T&x=1", "https://h/p?a=1&x=1"),
+            (
+                "https://h/p?access_token=other",
+                "https://h/p?access_token=other",
+            ),
+            ("https://h/p?access_token=Tx", "https://h/p?access_token=Tx"),
+        ] {
+            let mut with = url(with);
+            take_off(&mut with, &token);
+            assert_eq!(with, url(without));
+        }
+    }
+
+    #[test]
+    fn only_the_api_at_the_base_url_is_ours() {
+        let public = Scope::of(&Audience::default());
+        let gateway = Scope::of(&Audience::new(url("http://gw.example:7443/a/b")));
+        let ours = |scope: &Scope, text: &str| scope.is_ours(&url(text), &Extensions::new());
+        for text in [
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get?userid=a",
+            "https://QYAPI.weixin.qq.com:443/cgi-bin/message/send",
+            "https://qyapi.weixin.qq.com/cgi-bin/corpgroup/corp/gettoken",
+            "https://qyapi.weixin.qq.com/cgi-bin/gettoken/x",
+            "https://qyapi.weixin.qq.com/cgi-bin/serviceable?keys=1&mykey=2",
+        ] {
+            assert!(ours(&public, text), "{text}");
+            assert!(!ours(&gateway, text), "{text}");
+        }
+        for text in [
+            "http://qyapi.weixin.qq.com/cgi-bin/user/get",
+            "https://qyapi.weixin.qq.com:8443/cgi-bin/user/get",
+            "https://qyapi.weixin.qq.com./cgi-bin/user/get",
+            "https://qyapi.weixin.qq.com.evil.example/cgi-bin/user/get",
+            "https://evilqyapi.weixin.qq.com/cgi-bin/user/get",
+            "https://qyapi.weixin.qq.com@evil.example/cgi-bin/user/get",
+            "https://qyapi.weixin.qq.com/cgi-bin",
+            "https://qyapi.weixin.qq.com/other/cgi-bin/user/get",
+            "https://qyapi.weixin.qq.com/cgi-bin/../user/get",
+            "https://qyapi.weixin.qq.com//cgi-bin/user/get",
+            "https://qyapi.weixin.qq.com/CGI-BIN/user/get",
+            "https://qyapi.weixin.qq.com/cgi-bin%2Fuser/get",
+            "https://qyapi.weixin.qq.com/cgi-bin/gettoken?corpid=a",
+            "https://qyapi.weixin.qq.com/cgi-bin/%67ettoken?corpid=a",
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get?access_token=x",
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get?access%5Ftoken=",
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get?suite_ACCESS_TOKEN=x",
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get?key=x",
+            "https://qyapi.weixin.qq.com/cgi-bin/user/get?response_code",
+        ] {
+            assert!(!ours(&public, text), "{text}");
+        }
+        assert!(ours(
+            &gateway,
+            "http://gw.example:7443/a/b/cgi-bin/user/get"
+        ));
+        assert!(!ours(&gateway, "http://gw.example:7443/cgi-bin/user/get"));
+        assert!(!ours(
+            &gateway,
+            "http://gw.example:7443/a/bc/cgi-bin/user/get"
+        ));
+    }
+
+    #[test]
+    fn a_request_can_ask_to_be_left_alone() {
+        let mut extensions = Extensions::new();
+        extensions.insert(NoAccessToken);
+        let url = url("https://qyapi.weixin.qq.com/cgi-bin/user/get");
+        assert!(!Scope::of(&Audience::default()).is_ours(&url, &extensions));
+    }
+}

@@ -1,0 +1,58 @@
+use reqwest::Url;
+
+const QYAPI: &str = "https://qyapi.weixin.qq.com/";
+
+/// What a source's tokens are for: the API below one base URL. The default is `https://qyapi.weixin.qq.com/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audience {
+    base_url: Url,
+}
+
+impl Audience {
+    /// The API below this base URL: scheme, host, port, and what stands in the path before `/cgi-bin/`, with or without a
+    /// slash at the end. A query or fragment is dropped.
+    ///
+    /// ```
+    /// # use reqwest_wecom::Audience;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let gateway = Audience::new("https://proxy.example/proxy/qyapi".parse()?);
+    /// assert_eq!(gateway.base_url().as_str(), "https://proxy.example/proxy/qyapi/");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(mut base_url: Url) -> Self {
+        base_url.set_query(None);
+        base_url.set_fragment(None);
+        if !base_url.path().ends_with('/') {
+            let path = format!("{}/", base_url.path());
+            base_url.set_path(&path);
+        }
+        Self { base_url }
+    }
+
+    /// The base URL, which ends in a slash.
+    pub fn base_url(&self) -> &Url {
+        &self.base_url
+    }
+}
+
+impl Default for Audience {
+    fn default() -> Self {
+        #[expect(clippy::expect_used, reason = "a constant that a test parses")]
+        Self::new(Url::parse(QYAPI).expect("a valid URL"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_ends_in_a_slash_whichever_way_it_is_given() {
+        let base = |url: &str| Audience::new(url.parse().unwrap()).base_url().to_string();
+        assert_eq!(Audience::default().base_url().as_str(), QYAPI);
+        assert_eq!(base("https://host:7443"), "https://host:7443/");
+        assert_eq!(base("https://host/a/b"), "https://host/a/b/");
+        assert_eq!(base("https://host/a/b/?x=1#y"), "https://host/a/b/");
+    }
+}

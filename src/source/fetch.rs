@@ -1,0 +1,268 @@
+use std::fmt::{self, Debug};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use futures_util::FutureExt;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::{Gate, TokenSource};
+use crate::clock::Clock;
+use crate::redact::redact;
+use crate::{AccessToken, BoxError, Credentials, Error, TokenKey};
+
+/// How long a store may take for one answer.
+pub(crate) const STORE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The longest value that is taken for an access token, in bytes. WeCom's have at most 512.
+const LONGEST_VALUE: usize = 4096;
+
+/// One fetch of a token from a source, given to a store that may want one.
+///
+/// It is made at most once, however often [`run`](Self::run) is called. It keeps its result, so that a fetched token is used
+/// even where the store fails after it.
+pub struct Fetch<'a> {
+    source: &'a dyn TokenSource,
+    credentials: &'a Credentials,
+    limits: Limits,
+    surroundings: Option<Surroundings<'a>>,
+    clock: Clock,
+    result: OnceCell<Result<AccessToken, Error>>,
+}
+
+/// How long fetching may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) one_try: Duration,
+    pub(crate) all_tries: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            one_try: Duration::from_secs(5),
+            all_tries: Duration::from_secs(8),
+        }
+    }
+}
+
+/// What the fetches of one manager share.
+#[derive(Clone, Copy)]
+struct Surroundings<'a> {
+    gate: &'a Gate,
+    store_health: &'a StoreHealth,
+}
+
+impl<'a> Fetch<'a> {
+    /// A fetch with the default limits, for the tests of a store. A [`TokenManager`](crate::TokenManager) makes its own.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use reqwest_wecom::{AccessToken, Credentials, Error, Fetch, MokaStore, TokenSource, TokenStore, async_trait};
+    ///
+    /// struct Fixed;
+    ///
+    /// #[async_trait]
+    /// impl TokenSource for Fixed {
+    ///     async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
+    ///         Ok(AccessToken::new("fetched", Duration::from_secs(7200)))
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MokaStore::new();
+    /// let credentials = Credentials::new("ww1234", "secret");
+    /// let fetch = Fetch::new(&Fixed, &credentials);
+    ///
+    /// let token = store.get_or_fetch(credentials.key(), None, &fetch).await?;
+    /// assert_eq!(token.expose_secret(), "fetched");
+    /// assert_eq!(store.get(credentials.key()).await.unwrap(), Some(token));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(source: &'a dyn TokenSource, credentials: &'a Credentials) -> Self {
+        Self {
+            source,
+            credentials,
+            limits: Limits::default(),
+            surroundings: None,
+            clock: Clock::default(),
+            result: OnceCell::new(),
+        }
+    }
+
+    pub(crate) fn of_a_manager(
+        self,
+        limits: Limits,
+        gate: &'a Gate,
+        store_health: &'a StoreHealth,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            limits,
+            surroundings: Some(Surroundings { gate, store_health }),
+            clock,
+            ..self
+        }
+    }
+
+    /// Fetches a token. A transient failure is tried again up to three times, all within [`limit`](Self::limit).
+    ///
+    /// A second call gives the result of the first. It is cancel safe: a call that is dropped before it has a result leaves
+    /// the fetch to the next.
+    ///
+    /// # Errors
+    ///
+    /// The source's failure, or that the time limit ended.
+    pub async fn run(&self) -> Result<AccessToken, Error> {
+        self.result.get_or_init(|| self.fetch()).await.clone()
+    }
+
+    /// The longest time that [`run`](Self::run) can take, all tries included.
+    pub fn limit(&self) -> Duration {
+        self.limits.all_tries
+    }
+
+    /// Whether a token found in a store may be used: it has not expired, and it is not `other_than`.
+    ///
+    /// A store may have cut the time of the fetch to whole seconds: a token with the value of `other_than` and less than a
+    /// second away from it counts as the same.
+    pub fn can_serve(&self, token: &AccessToken, other_than: Option<&AccessToken>) -> bool {
+        is_well_formed(token)
+            && token.expires_at() > self.clock.now()
+            && !other_than.is_some_and(|other| is_likely_the_same(token, other))
+    }
+
+    /// What [`run`](Self::run) has brought, if it has been called.
+    pub(crate) fn result(&self) -> Option<&Result<AccessToken, Error>> {
+        self.result.get()
+    }
+
+    async fn fetch(&self) -> Result<AccessToken, Error> {
+        let limit = self.limits.all_tries;
+        timeout(limit, self.fetch_through_gate())
+            .await
+            .unwrap_or(Err(Error::TimedOut { limit }))
+    }
+
+    async fn fetch_through_gate(&self) -> Result<AccessToken, Error> {
+        let Some(Surroundings { gate, .. }) = self.surroundings else {
+            return self.fetch_with_retries().await;
+        };
+        let pass = gate.enter().await?;
+        let result = self.fetch_with_retries().await;
+        pass.ended(&result);
+        result
+    }
+
+    async fn fetch_with_retries(&self) -> Result<AccessToken, Error> {
+        let backoff = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(200))
+            .with_max_delay(Duration::from_secs(2))
+            .with_max_times(3)
+            .with_jitter();
+        (|| self.try_once())
+            .retry(backoff)
+            .sleep(tokio::time::sleep)
+            .when(Error::is_transient)
+            .notify(|error, pause| tracing::debug!(%error, ?pause, "fetch is tried again"))
+            .await
+    }
+
+    async fn try_once(&self) -> Result<AccessToken, Error> {
+        let limit = self.limits.one_try;
+        let fetch = AssertUnwindSafe(async { self.source.fetch(self.credentials).await });
+        match timeout(limit, fetch.catch_unwind()).await {
+            Ok(Ok(Ok(token))) => checked(token),
+            Ok(Ok(Err(error))) => Err(error),
+            Ok(Err(_panic)) => Err(Error::Interrupted {
+                reason: "the source panicked",
+            }),
+            Err(_elapsed) => Err(Error::TimedOut { limit }),
+        }
+    }
+
+    /// Gives a store a limited time to answer. A failure, and a panic, is logged and costs only the answer.
+    pub(crate) async fn asking_store<T>(
+        &self,
+        key: &TokenKey,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, BoxError>>,
+    ) -> Option<T> {
+        let failure = match timeout(STORE_LIMIT, AssertUnwindSafe(answer).catch_unwind()).await {
+            Ok(Ok(Ok(answer))) => {
+                self.store_works();
+                return Some(answer);
+            }
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(_panic)) => "it panicked".to_owned(),
+            Err(_elapsed) => format!("no answer within {STORE_LIMIT:?}"),
+        };
+        self.store_fails(key, call, &failure);
+        None
+    }
+
+    pub(crate) fn store_fails(&self, key: &TokenKey, call: &'static str, failure: &str) {
+        let token = self.result().and_then(|result| result.as_ref().ok());
+        let secrets = [
+            self.credentials.expose_secret(),
+            token.map(AccessToken::expose_secret),
+        ];
+        let error = redact(failure, secrets.into_iter().flatten());
+        tracing::warn!(%key, call, error, "token store fails");
+        if let Some(Surroundings { store_health, .. }) = self.surroundings {
+            store_health.failing.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn store_works(&self) {
+        if let Some(Surroundings { store_health, .. }) = self.surroundings
+            && store_health.failing.swap(false, Ordering::Relaxed)
+        {
+            tracing::info!("token store is back");
+        }
+    }
+}
+
+/// Whether the store failed when it was last asked.
+#[derive(Debug, Default)]
+pub(crate) struct StoreHealth {
+    failing: AtomicBool,
+}
+
+impl Debug for Fetch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetch")
+            .field("credentials", &self.credentials)
+            .field("limits", &self.limits)
+            .field("result", &self.result())
+            .finish_non_exhaustive()
+    }
+}
+
+fn checked(token: AccessToken) -> Result<AccessToken, Error> {
+    if is_well_formed(&token) {
+        Ok(token)
+    } else {
+        let (length, lifetime) = (token.expose_secret().len(), token.lifetime());
+        Err(Error::refused(format!(
+            "the source gave a token of {length} bytes that lives for {lifetime:?}: \
+             it must have 1 to {LONGEST_VALUE} bytes and live for more than 0 s"
+        )))
+    }
+}
+
+fn is_well_formed(token: &AccessToken) -> bool {
+    (1..=LONGEST_VALUE).contains(&token.expose_secret().len()) && !token.lifetime().is_zero()
+}
+
+fn is_likely_the_same(a: &AccessToken, b: &AccessToken) -> bool {
+    let between = match a.fetched_at().duration_since(b.fetched_at()) {
+        Ok(later) => later,
+        Err(earlier) => earlier.duration(),
+    };
+    a == b || (a.expose_secret() == b.expose_secret() && between < Duration::from_secs(1))
+}

@@ -1,0 +1,126 @@
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::Error;
+
+/// How many fetches may be in the air while nothing is known yet of the issuer's mood.
+const FIRST: usize = 8;
+const SHORTEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// Lets the fetches of one source through, of all its keys.
+///
+/// When the issuer says that it is called too often (45009), it means the caller's IP, so that a fetch for any other key would
+/// only make it worse: all are turned away for a while, and after that one at a time is let through as a probe. So that a
+/// crowd of keys at a cold start is not in the air before the first 45009 comes back, the number of fetches at a time begins
+/// small and grows by one with each success.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    state: Mutex<State>,
+    room: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    in_the_air: usize,
+    at_most: usize,
+    closed: Option<Closed>,
+}
+
+#[derive(Debug)]
+struct Closed {
+    by: Error,
+    until: Instant,
+    pause: Duration,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                in_the_air: 0,
+                at_most: FIRST,
+                closed: None,
+            }),
+            room: Notify::new(),
+        }
+    }
+
+    /// Waits until there is room for one more fetch.
+    pub(super) async fn enter(&self) -> Result<Pass<'_>, Error> {
+        loop {
+            let room = self.room.notified();
+            {
+                let mut state = self.lock();
+                let room = state.in_the_air < state.at_most;
+                if let Some(closed) = &state.closed
+                    && (Instant::now() < closed.until || !room)
+                {
+                    return Err(closed.by.clone());
+                }
+                if room {
+                    state.in_the_air += 1;
+                    return Ok(Pass { gate: self });
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// When the gate opens again, if it is closed.
+    pub(crate) fn closed_until(&self) -> Option<Instant> {
+        self.lock().closed.as_ref().map(|closed| closed.until)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to make one fetch, given back when dropped.
+pub(super) struct Pass<'a> {
+    gate: &'a Gate,
+}
+
+impl Pass<'_> {
+    /// Learns from how the fetch ended.
+    pub(super) fn ended<T>(self, result: &Result<T, Error>) {
+        let mut state = self.gate.lock();
+        match result {
+            Ok(_) => {
+                if state.closed.take().is_some() {
+                    tracing::info!("fetches go on: the issuer answers again");
+                }
+                state.at_most = state.at_most.saturating_add(1);
+                self.gate.room.notify_one();
+            }
+            Err(error @ Error::Errcode { errcode: 45009, .. }) => {
+                let pause = match &state.closed {
+                    Some(closed) if Instant::now() >= closed.until => closed.pause * 2,
+                    Some(closed) => closed.pause,
+                    None => SHORTEST_PAUSE,
+                }
+                .min(LONGEST_PAUSE);
+                tracing::warn!(?pause, %error, "no fetches for any credentials: called too often");
+                state.closed = Some(Closed {
+                    by: error.clone(),
+                    until: Instant::now() + pause,
+                    pause,
+                });
+                state.at_most = 1;
+                self.gate.room.notify_waiters();
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.gate.lock().in_the_air -= 1;
+        self.gate.room.notify_one();
+    }
+}
