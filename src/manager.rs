@@ -124,15 +124,13 @@ impl TokenManager {
         self.renew_for(credentials, rejected, "").await
     }
 
-    /// Forgets what is held in memory for these credentials: the local copy, a cool-down, what was rejected. The store keeps what it
-    /// has.
+    /// Drops the local copy for these credentials and ends a cool-down, so that the next call asks the store anew, and the source
+    /// if need be. The store keeps what it has; tokens known as rejected stay known.
     pub fn forget(&self, credentials: &Credentials) {
         if let Some(slot) = self.shared.slots.find(credentials.key()) {
             let mut state = slot.lock();
-            *state = State {
-                flight: state.flight.take(),
-                ..State::default()
-            };
+            state.local = None;
+            state.cool_down.end();
         }
     }
 
@@ -200,7 +198,7 @@ impl TokenManager {
         let is_expiring = wall >= local.renew_at;
         let is_stale = self.is_stale(local.checked_at, now);
         match state.flight(now) {
-            Some(flight) if is_stale || state.is_rejected(&token) => {
+            Some(flight) if is_stale || state.is_spent(&token) => {
                 return Ok(Served::Flight(flight.clone()));
             }
             Some(_) => {}
@@ -233,7 +231,7 @@ impl TokenManager {
         let state = &mut *state;
         if let Some(local) = state.unexpired(wall)
             && local.token != *rejected
-            && !state.is_rejected(&local.token)
+            && !state.is_spent(&local.token)
         {
             return Ok(Served::Token(local.token.clone()));
         }
@@ -249,7 +247,7 @@ impl TokenManager {
                 return Err(Error::HeldBack);
             }
         }
-        state.note_rejected(rejected);
+        state.note_spent(rejected);
         let joined = self.join_or_start(state, slot, credentials, Trigger::Rejected, now);
         if joined.is_err() {
             state.not_renewed(wall);

@@ -27,6 +27,7 @@ pub(super) struct Guard {
 #[derive(Debug)]
 struct Futile {
     token: AccessToken,
+    /// How often another token was futile before.
     times: u32,
     held_until: Instant,
 }
@@ -48,8 +49,9 @@ impl Guard {
     ) -> Option<Duration> {
         let times = match self.futile.get(path) {
             // A crowd that was sent again with the one token says one thing only.
-            Some(futile) if futile.token == *token => return None,
-            Some(futile) => futile.times,
+            Some(futile) if futile.token == *token && now < futile.held_until => return None,
+            Some(futile) if futile.token == *token => futile.times,
+            Some(futile) => futile.times + 1,
             None => 0,
         };
         if self.futile.len() >= MOST_PATHS {
@@ -60,7 +62,7 @@ impl Guard {
             .min(LONGEST_PAUSE);
         let futile = Futile {
             token: token.clone(),
-            times: times + 1,
+            times,
             held_until: now + pause,
         };
         self.futile.insert(path.into(), futile);

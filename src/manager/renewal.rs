@@ -47,10 +47,10 @@ impl Renewal {
 
     /// Takes what the store holds, if that can serve, else goes on with the local copy.
     async fn look_into_store(&self) -> Outcome {
-        let (local, rejected) = {
+        let (local, spent) = {
             let state = self.slot.lock();
             let local = state.local.as_ref().map(|local| local.token.clone());
-            (local, state.rejected.clone())
+            (local, state.spent.clone())
         };
         let Some(local) = local else {
             return self.renew().await;
@@ -64,7 +64,7 @@ impl Renewal {
             .flatten();
         let can_serve = |token: &AccessToken| {
             fetch.can_serve(token, None)
-                && !rejected
+                && !spent
                     .iter()
                     .any(|other| !fetch.can_serve(token, Some(other)))
         };
@@ -108,7 +108,7 @@ impl Renewal {
 
     async fn through_store(&self, fetch: &Fetch<'_>) -> Landing {
         let (key, store) = (self.credentials.key(), &self.shared.store);
-        let (other_than, rejected) = self.not_wanted();
+        let (other_than, spent) = self.not_wanted();
         let limit = fetch.limit() + STORE_PATIENCE;
         let asking = store.get_or_fetch(key, other_than.as_ref(), fetch);
         let failure = match timeout(limit, AssertUnwindSafe(asking).catch_unwind()).await {
@@ -116,7 +116,7 @@ impl Renewal {
                 let fetched = matches!(fetch.result(), Some(Ok(fetched)) if *fetched == token);
                 let can_serve = |other| fetch.can_serve(&token, Some(other));
                 if fetched
-                    || rejected.iter().chain(&other_than).all(can_serve)
+                    || spent.iter().chain(&other_than).all(can_serve)
                         && fetch.can_serve(&token, None)
                 {
                     return Ok(token);
@@ -139,18 +139,15 @@ impl Renewal {
         Ok(token)
     }
 
-    /// The token to better, and all that are known as rejected.
+    /// The token to better, and all that were rejected or replaced.
     fn not_wanted(&self) -> (Option<AccessToken>, Vec<AccessToken>) {
         let state = self.slot.lock();
         let local = state.local.as_ref().map(|local| &local.token);
         let other_than = match self.trigger {
             Trigger::Expiring => local,
-            _ => state.rejected.back(),
+            _ => state.spent.back(),
         };
-        (
-            other_than.cloned(),
-            state.rejected.iter().cloned().collect(),
-        )
+        (other_than.cloned(), state.spent.iter().cloned().collect())
     }
 
     fn fetch(&self) -> Fetch<'_> {

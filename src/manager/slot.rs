@@ -10,8 +10,8 @@ use super::flight::{Flight, Trigger};
 use super::guard::Guard;
 use crate::AccessToken;
 
-/// So many rejected tokens of one key are kept in mind, in case the store gives one of them back.
-const MOST_REJECTED: usize = 4;
+/// So many tokens of one key that are of no use any more are kept in mind, in case the store gives one of them back.
+const MOST_SPENT: usize = 4;
 
 /// A renewal has moved the expiry only if by more than this: the way of an answer differs from fetch to fetch.
 const SAME_EXPIRY: Duration = Duration::from_secs(10);
@@ -49,7 +49,8 @@ pub(super) struct State {
     pub(super) flight: Option<Flight>,
     pub(super) cool_down: CoolDown,
     pub(super) guard: Guard,
-    pub(super) rejected: VecDeque<AccessToken>,
+    /// Tokens that were rejected or replaced, the latest last.
+    pub(super) spent: VecDeque<AccessToken>,
 }
 
 /// The token that the manager itself holds for a key.
@@ -75,16 +76,15 @@ impl State {
             .filter(|local| now < local.token.expires_at())
     }
 
-    pub(super) fn is_rejected(&self, token: &AccessToken) -> bool {
-        self.rejected.contains(token)
+    pub(super) fn is_spent(&self, token: &AccessToken) -> bool {
+        self.spent.contains(token)
     }
 
-    pub(super) fn note_rejected(&mut self, token: &AccessToken) {
-        if !self.is_rejected(token) {
-            self.rejected.push_back(token.clone());
-            if self.rejected.len() > MOST_REJECTED {
-                self.rejected.pop_front();
-            }
+    pub(super) fn note_spent(&mut self, token: &AccessToken) {
+        self.spent.retain(|other| other != token);
+        self.spent.push_back(token.clone());
+        if self.spent.len() > MOST_SPENT {
+            self.spent.pop_front();
         }
     }
 
@@ -102,11 +102,14 @@ impl State {
             Some(local) if trigger == Trigger::Expiring && same_expiry(local) => token.expires_at(),
             _ => token.expires_at() - early_renewal.min(token.lifetime() / 10),
         };
-        self.local = Some(LocalCopy {
-            token,
+        let replaced = self.local.replace(LocalCopy {
+            token: token.clone(),
             renew_at,
             checked_at: now,
         });
+        if let Some(replaced) = replaced.filter(|replaced| replaced.token != token) {
+            self.note_spent(&replaced.token);
+        }
     }
 
     /// A renewal has failed: a token in hand that was rejected is not used again, and any other is not renewed early at once.
@@ -114,7 +117,7 @@ impl State {
         if self
             .local
             .as_ref()
-            .is_some_and(|local| self.is_rejected(&local.token))
+            .is_some_and(|local| self.is_spent(&local.token))
         {
             self.local = None;
         }

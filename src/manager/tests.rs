@@ -3,6 +3,7 @@
 mod early_renewal;
 mod failures;
 mod flights;
+mod model;
 mod rejections;
 mod stores;
 mod tenants;

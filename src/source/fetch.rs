@@ -143,19 +143,9 @@ impl<'a> Fetch<'a> {
 
     async fn fetch(&self) -> Result<AccessToken, Error> {
         let limit = self.limits.all_tries;
-        timeout(limit, self.fetch_through_gate())
+        timeout(limit, self.fetch_with_retries())
             .await
             .unwrap_or(Err(Error::TimedOut { limit }))
-    }
-
-    async fn fetch_through_gate(&self) -> Result<AccessToken, Error> {
-        let Some(Surroundings { gate, .. }) = self.surroundings else {
-            return self.fetch_with_retries().await;
-        };
-        let pass = gate.enter().await?;
-        let result = self.fetch_with_retries().await;
-        pass.ended(&result);
-        result
     }
 
     async fn fetch_with_retries(&self) -> Result<AccessToken, Error> {
@@ -164,12 +154,22 @@ impl<'a> Fetch<'a> {
             .with_max_delay(Duration::from_secs(2))
             .with_max_times(3)
             .with_jitter();
-        (|| self.try_once())
+        (|| self.try_through_gate())
             .retry(backoff)
             .sleep(tokio::time::sleep)
             .when(Error::is_transient)
             .notify(|error, pause| tracing::debug!(%error, ?pause, "fetch is tried again"))
             .await
+    }
+
+    async fn try_through_gate(&self) -> Result<AccessToken, Error> {
+        let Some(Surroundings { gate, .. }) = self.surroundings else {
+            return self.try_once().await;
+        };
+        let pass = gate.enter().await?;
+        let result = self.try_once().await;
+        pass.ended(&result);
+        result
     }
 
     async fn try_once(&self) -> Result<AccessToken, Error> {

@@ -11,7 +11,7 @@ const FIRST: usize = 8;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Lets the fetches of one source through, of all its keys.
+/// Lets the fetches of one source through, of all its keys, try by try.
 ///
 /// When the issuer says that it is called too often (45009), it means the caller's IP, so that a fetch for any other key would
 /// only make it worse: all are turned away for a while, and after that one at a time is let through as a probe. So that a

@@ -1,13 +1,13 @@
 //! A small world for the manager: an issuer, an API, and a clock that is moved by hand.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use http::Extensions;
 use reqwest::{Request, Response, ResponseBuilderExt};
-use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next, RequestBuilder};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +19,9 @@ use crate::{
 
 /// The lifetime that the issuer gives.
 pub(super) const LIFETIME: Duration = Duration::from_secs(7200);
+
+/// What a client is made of; nothing is sent through it here.
+static NETWORK: LazyLock<reqwest::Client> = LazyLock::new(reqwest::Client::new);
 
 #[derive(Clone)]
 pub(super) struct World {
@@ -54,7 +57,7 @@ impl World {
         let middleware = AccessTokenMiddleware::builder(manager.clone())
             .credentials(app())
             .build();
-        ClientBuilder::new(reqwest::Client::new())
+        ClientBuilder::new(NETWORK.clone())
             .with(middleware)
             .with(Api(self.issuer.clone()))
             .build()
@@ -69,7 +72,11 @@ pub(super) fn app() -> Credentials {
 /// The errcode that the caller gets for a request to this path.
 pub(super) async fn call(client: &ClientWithMiddleware, path: &str) -> Result<i64, Error> {
     let url = format!("https://qyapi.weixin.qq.com/cgi-bin/{path}");
-    match client.get(url).send().await {
+    errcode_of(client.get(url)).await
+}
+
+pub(super) async fn errcode_of(request: RequestBuilder) -> Result<i64, Error> {
+    match request.send().await {
         Ok(answer) => Ok(answer.headers()["error-code"]
             .to_str()
             .unwrap()
@@ -153,12 +160,41 @@ struct IssuerState {
     usually: Option<Behaviour>,
     latency: Duration,
     issued: usize,
+    given: Vec<(TokenKey, String)>,
     lifetime: Option<Duration>,
     valid: HashMap<TokenKey, Vec<Valid>>,
     ended_with: HashMap<String, i64>,
     always_rejects: Vec<String>,
     in_the_air: HashMap<TokenKey, usize>,
     most_in_the_air: usize,
+    log: Vec<Try>,
+    calls: Vec<Call>,
+}
+
+/// One try of a fetch, as the issuer saw it.
+#[derive(Clone, Debug)]
+pub(super) struct Try {
+    pub(super) key: TokenKey,
+    pub(super) began: Instant,
+    pub(super) ended: Option<(Instant, End)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum End {
+    Issued,
+    Failed(Error),
+    /// It panicked, or its caller gave it up.
+    Lost,
+}
+
+/// One call of the API.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) path: String,
+    pub(super) token: String,
+    pub(super) errcode: i64,
+    /// How many tokens had been fetched before it.
+    pub(super) fetched: usize,
 }
 
 impl Issuer {
@@ -239,7 +275,25 @@ impl Issuer {
         let usually = state.usually.clone().unwrap_or(Behaviour::Issue);
         let behaviour = state.script.pop_front().unwrap_or(usually);
         self.asked.send_modify(|asked| *asked += 1);
+        state.log.push(Try {
+            key: key.clone(),
+            began: Instant::now(),
+            ended: None,
+        });
         (behaviour, state.latency)
+    }
+
+    pub(super) fn log(&self) -> Vec<Try> {
+        self.lock().log.clone()
+    }
+
+    /// All tokens that were fetched, in order.
+    pub(super) fn given(&self) -> Vec<(TokenKey, String)> {
+        self.lock().given.clone()
+    }
+
+    pub(super) fn calls(&self) -> Vec<Call> {
+        self.lock().calls.clone()
     }
 
     /// Issues a token, as if `gettoken` had been called.
@@ -288,26 +342,48 @@ impl TokenSource for Issuer {
     async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
         let key = credentials.key();
         let (behaviour, latency) = self.begin(key);
-        let _landing = InTheAir(self, key);
+        let mut this = InTheAir {
+            issuer: self,
+            key,
+            index: self.fetches() - 1,
+            end: End::Lost,
+        };
         if !latency.is_zero() {
             sleep(latency).await;
         }
         match behaviour {
-            Behaviour::Issue => Ok(self.issue(key)),
-            Behaviour::Fail(error) => Err(error),
+            Behaviour::Issue => {
+                this.end = End::Issued;
+                let token = self.issue(key);
+                let given = (key.clone(), token.expose_secret().to_owned());
+                self.lock().given.push(given);
+                Ok(token)
+            }
+            Behaviour::Fail(error) => {
+                this.end = End::Failed(error.clone());
+                Err(error)
+            }
             Behaviour::Panic => panic!("a panic that the test asked for"),
             Behaviour::Hang => std::future::pending().await,
         }
     }
 }
 
-struct InTheAir<'a>(&'a Issuer, &'a TokenKey);
+/// A try under way.
+struct InTheAir<'a> {
+    issuer: &'a Issuer,
+    key: &'a TokenKey,
+    index: usize,
+    end: End,
+}
 
 impl Drop for InTheAir<'_> {
     fn drop(&mut self) {
-        if let Some(count) = self.0.lock().in_the_air.get_mut(self.1) {
+        let mut state = self.issuer.lock();
+        if let Some(count) = state.in_the_air.get_mut(self.key) {
             *count -= 1;
         }
+        state.log[self.index].ended = Some((Instant::now(), self.end.clone()));
     }
 }
 
@@ -333,6 +409,15 @@ impl Middleware for Api {
             .expect("a token")
             .1;
         let errcode = self.0.verdict(&path, &token);
+        let mut state = self.0.lock();
+        let call = Call {
+            path,
+            token: token.into_owned(),
+            errcode,
+            fetched: state.given.len(),
+        };
+        state.calls.push(call);
+        drop(state);
         let answer = http::Response::builder()
             .header("error-code", errcode)
             .url(request.url().clone());
