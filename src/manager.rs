@@ -45,6 +45,27 @@ const MOST_FLIGHTS: usize = 4;
 /// - **An API that rejects every token causes no flood.** A renewal whose token is rejected too, on the same path, holds the next one
 ///   for that path back by 2 s, then 4 s, up to 5 min; and rejections of one key cause no more fetches than the renewal budget.
 /// - **A store that fails costs a warning**, not a request.
+///
+/// # What it logs
+///
+/// With [`tracing`], under the target `reqwest_wecom`; never a token or a secret. Each renewal has a span `renewal` with the fields `key`
+/// and `trigger`: `cold` (no local copy), `expiring` (early), `expired`, `rejected`, or `stale` (the store is asked whether it has a newer
+/// one). It is a child of the span of the request that started it.
+///
+/// | level | event | fields | meaning |
+/// | --- | --- | --- | --- |
+/// | debug | `fetch started` | `key` | one try: the source is asked |
+/// | info | `fetch done` | `key`, `elapsed`, `lifetime` | it gave a token |
+/// | warn | `fetch failed` | `key`, `elapsed`, `error` | it gave none; a transient failure is tried again |
+/// | warn | `cool-down entered` | `key`, `pause`, `error` | no fetch for this key for so long |
+/// | info | `cool-down left` | `key` | there is a token again |
+/// | warn | `fetches stopped` | `pause`, `error` | no fetch for any key: errcode 45009 |
+/// | info | `fetches go on` | | the first success after that |
+/// | warn | `renewal futile` | `key`, `path`, `held_back` | the API rejects the new token too |
+/// | warn | `renewals held back` | `key`, `path` | the renewal budget is exhausted |
+/// | warn | `token store fails` | `key`, `call`, `error` | the store is passed by |
+/// | info | `token store is back` | `key` | the first success after that |
+/// | debug | `request left untouched` | `path`, `reason` | a request to our host is given no token |
 pub struct TokenManager {
     shared: Arc<Shared>,
 }
@@ -179,7 +200,7 @@ impl TokenManager {
         let slot = self.shared.slots.of(key);
         let futile = slot.lock().guard.futile(path, renewed, Instant::now());
         if let Some(held_back) = futile {
-            tracing::warn!(%key, path, ?held_back, "renewal was futile: the API rejects the new token too");
+            tracing::warn!(%key, path, ?held_back, "renewal futile: the API rejects the new token too");
         }
     }
 
@@ -240,10 +261,12 @@ impl TokenManager {
                 return Err(Error::HeldBack);
             }
             if state.cool_down.error(now).is_none()
-                && !state.guard.spend(self.shared.settings.renewal_budget, now)
+                && let Err(exhausted) = state.guard.spend(self.shared.settings.renewal_budget, now)
             {
-                let key = credentials.key();
-                tracing::warn!(%key, path, "renewal held back: too many rejections");
+                if exhausted.is_news {
+                    let key = credentials.key();
+                    tracing::warn!(%key, path, "renewals held back: the budget is exhausted");
+                }
                 return Err(Error::HeldBack);
             }
         }

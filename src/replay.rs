@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use reqwest::{Body, Request};
 
+use crate::BoxError;
 use crate::resumed::Resumed;
 
 /// What it takes to send a request once more.
@@ -117,28 +118,29 @@ fn lock(recording: &Mutex<Recording>) -> MutexGuard<'_, Recording> {
     recording.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How the body of the first sending ends when the second takes its source over.
 #[derive(Debug, thiserror::Error)]
-enum BodyError {
-    #[error("the request is being sent again with another access token")]
-    TakenOver,
-    #[error(transparent)]
-    Source(#[from] reqwest::Error),
-}
+#[error("the request is being sent again with another access token")]
+struct TakenOver;
 
 /// The body as it is sent first, and recorded.
 struct FirstSending(Arc<Mutex<Recording>>);
 
 impl http_body::Body for FirstSending {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut recording = lock(&self.0);
+        if Arc::strong_count(&self.0) == 1 {
+            // The answer was taken: nobody will ask for the recording any more.
+            recording.let_go();
+        }
         let Some(source) = &mut recording.source else {
-            return Poll::Ready(Some(Err(BodyError::TakenOver)));
+            return Poll::Ready(Some(Err(TakenOver.into())));
         };
         match Pin::new(source).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(recording.record(frame)))),

@@ -22,6 +22,14 @@ pub(super) struct Guard {
     futile: HashMap<Box<str>, Futile>,
     /// When the budget will be whole again.
     whole_at: Option<Instant>,
+    is_exhausted: bool,
+}
+
+/// There is no fetch left in the budget.
+#[derive(Debug)]
+pub(super) struct Exhausted {
+    /// Whether there was one the last time.
+    pub(super) is_news: bool,
 }
 
 #[derive(Debug)]
@@ -76,15 +84,16 @@ impl Guard {
         }
     }
 
-    /// Takes one fetch out of the budget, if there is one left.
-    pub(super) fn spend(&mut self, budget: u32, now: Instant) -> bool {
+    /// Takes one fetch out of the budget.
+    pub(super) fn spend(&mut self, budget: u32, now: Instant) -> Result<(), Exhausted> {
         let whole_at = self.whole_at.map_or(now, |at| at.max(now));
-        let spent = whole_at - now;
-        if spent + REFILL > REFILL.saturating_mul(budget) {
-            return false;
+        if whole_at - now + REFILL > REFILL.saturating_mul(budget) {
+            let is_news = !std::mem::replace(&mut self.is_exhausted, true);
+            return Err(Exhausted { is_news });
         }
         self.whole_at = Some(whole_at + REFILL);
-        true
+        self.is_exhausted = false;
+        Ok(())
     }
 
     /// Puts one back that was not needed.
@@ -139,14 +148,15 @@ mod tests {
     #[test]
     fn the_budget_comes_back_one_by_one() {
         let (mut guard, now) = (Guard::default(), Instant::now());
-        let granted = |guard: &mut Guard, now| (0..100).filter(|_| guard.spend(10, now)).count();
+        let granted =
+            |guard: &mut Guard, now| (0..100).filter(|_| guard.spend(10, now).is_ok()).count();
         assert_eq!(granted(&mut guard, now), 10);
         assert_eq!(granted(&mut guard, now + REFILL), 1);
         guard.give_back();
         assert_eq!(granted(&mut guard, now + REFILL), 1);
         assert_eq!(granted(&mut guard, now + REFILL * 3), 2);
         assert_eq!(granted(&mut guard, now + REFILL * 1000), 10);
-        assert!(!Guard::default().spend(0, now));
+        assert!(Guard::default().spend(0, now).is_err());
     }
 
     #[test]

@@ -47,14 +47,16 @@ impl Renewal {
 
     /// Takes what the store holds, if that can serve, else goes on with the local copy.
     async fn look_into_store(&self) -> Outcome {
-        let (local, spent) = {
-            let state = self.slot.lock();
-            let local = state.local.as_ref().map(|local| local.token.clone());
-            (local, state.spent.clone())
-        };
+        let local = self
+            .slot
+            .lock()
+            .local
+            .as_ref()
+            .map(|local| local.token.clone());
         let Some(local) = local else {
             return self.renew().await;
         };
+        let (_, spent) = self.unwanted();
         let fetch = self.fetch();
         let key = self.credentials.key();
         let store = &self.shared.store;
@@ -62,14 +64,10 @@ impl Renewal {
             .asking_store(key, "get", store.get(key))
             .await
             .flatten();
-        let can_serve = |token: &AccessToken| {
-            fetch.can_serve(token, None)
-                && !spent
-                    .iter()
-                    .any(|other| !fetch.can_serve(token, Some(other)))
-        };
         Outcome {
-            landing: Ok(stored.filter(can_serve).unwrap_or(local)),
+            landing: Ok(stored
+                .filter(|token| can_serve(&fetch, token, &spent))
+                .unwrap_or(local)),
             fetched: false,
         }
     }
@@ -108,18 +106,18 @@ impl Renewal {
 
     async fn through_store(&self, fetch: &Fetch<'_>) -> Landing {
         let (key, store) = (self.credentials.key(), &self.shared.store);
-        let (other_than, spent) = self.not_wanted();
+        let (other_than, spent) = self.unwanted();
         let limit = fetch.limit() + STORE_PATIENCE;
         let asking = store.get_or_fetch(key, other_than.as_ref(), fetch);
         let failure = match timeout(limit, AssertUnwindSafe(asking).catch_unwind()).await {
             Ok(Ok(Ok(token))) => {
                 let fetched = matches!(fetch.result(), Some(Ok(fetched)) if *fetched == token);
-                let can_serve = |other| fetch.can_serve(&token, Some(other));
-                if fetched
-                    || spent.iter().chain(&other_than).all(can_serve)
-                        && fetch.can_serve(&token, None)
-                {
+                if fetched || can_serve(fetch, &token, spent.iter().chain(&other_than)) {
                     return Ok(token);
+                }
+                if spent.contains(&token) {
+                    // It may well give it again, so this one must be kept in mind.
+                    self.slot.lock().note_spent(&token);
                 }
                 "it gave a token that cannot serve".to_owned()
             }
@@ -140,14 +138,14 @@ impl Renewal {
     }
 
     /// The token to better, and all that were rejected or replaced.
-    fn not_wanted(&self) -> (Option<AccessToken>, Vec<AccessToken>) {
+    fn unwanted(&self) -> (Option<AccessToken>, Vec<AccessToken>) {
         let state = self.slot.lock();
-        let local = state.local.as_ref().map(|local| &local.token);
-        let other_than = match self.trigger {
-            Trigger::Expiring => local,
-            _ => state.spent.back(),
+        let spent: Vec<_> = state.spent.iter().cloned().collect();
+        let other_than = match (self.trigger, &state.local) {
+            (Trigger::Expiring, Some(local)) => Some(local.token.clone()),
+            _ => spent.last().cloned(),
         };
-        (other_than.cloned(), state.spent.iter().cloned().collect())
+        (other_than, spent)
     }
 
     fn fetch(&self) -> Fetch<'_> {
@@ -207,4 +205,14 @@ impl Renewal {
             Err(_) => {}
         }
     }
+}
+
+/// Whether a token from the store may be used.
+fn can_serve<'a>(
+    fetch: &Fetch<'_>,
+    token: &AccessToken,
+    unwanted: impl IntoIterator<Item = &'a AccessToken>,
+) -> bool {
+    let mut unwanted = unwanted.into_iter();
+    fetch.can_serve(token, None) && unwanted.all(|other| fetch.can_serve(token, Some(other)))
 }

@@ -1,6 +1,7 @@
 //! What the manager promises, tested without network and without waiting: time is moved by hand.
 
 mod early_renewal;
+mod events;
 mod failures;
 mod flights;
 mod model;

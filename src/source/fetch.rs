@@ -6,7 +6,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::FutureExt;
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Gate, TokenSource};
 use crate::clock::Clock;
@@ -158,17 +158,29 @@ impl<'a> Fetch<'a> {
             .retry(backoff)
             .sleep(tokio::time::sleep)
             .when(Error::is_transient)
-            .notify(|error, pause| tracing::debug!(%error, ?pause, "fetch is tried again"))
             .await
     }
 
     async fn try_through_gate(&self) -> Result<AccessToken, Error> {
         let Some(Surroundings { gate, .. }) = self.surroundings else {
-            return self.try_once().await;
+            return self.try_and_tell().await;
         };
         let pass = gate.enter().await?;
-        let result = self.try_once().await;
+        let result = self.try_and_tell().await;
         pass.ended(&result);
+        result
+    }
+
+    async fn try_and_tell(&self) -> Result<AccessToken, Error> {
+        let key = self.credentials.key();
+        tracing::debug!(%key, "fetch started");
+        let began = Instant::now();
+        let result = self.try_once().await;
+        let elapsed = began.elapsed();
+        match &result {
+            Ok(token) => tracing::info!(%key, ?elapsed, lifetime = ?token.lifetime(), "fetch done"),
+            Err(error) => tracing::warn!(%key, ?elapsed, %error, "fetch failed"),
+        }
         result
     }
 
@@ -194,7 +206,7 @@ impl<'a> Fetch<'a> {
     ) -> Option<T> {
         let failure = match timeout(STORE_LIMIT, AssertUnwindSafe(answer).catch_unwind()).await {
             Ok(Ok(Ok(answer))) => {
-                self.store_works();
+                self.store_works(key);
                 return Some(answer);
             }
             Ok(Ok(Err(error))) => error.to_string(),
@@ -218,11 +230,11 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    fn store_works(&self) {
+    fn store_works(&self, key: &TokenKey) {
         if let Some(Surroundings { store_health, .. }) = self.surroundings
             && store_health.failing.swap(false, Ordering::Relaxed)
         {
-            tracing::info!("token store is back");
+            tracing::info!(%key, "token store is back");
         }
     }
 }

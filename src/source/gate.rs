@@ -28,6 +28,8 @@ struct State {
     in_the_air: usize,
     at_most: usize,
     closed: Option<Closed>,
+    /// How often it was closed.
+    closings: u64,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,7 @@ impl Gate {
                 in_the_air: 0,
                 at_most: FIRST,
                 closed: None,
+                closings: 0,
             }),
             room: Notify::new(),
         }
@@ -63,7 +66,11 @@ impl Gate {
                 }
                 if room {
                     state.in_the_air += 1;
-                    return Ok(Pass { gate: self });
+                    let closings = state.closings;
+                    return Ok(Pass {
+                        gate: self,
+                        closings,
+                    });
                 }
             }
             room.await;
@@ -83,6 +90,7 @@ impl Gate {
 /// The right to make one fetch, given back when dropped.
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
+    closings: u64,
 }
 
 impl Pass<'_> {
@@ -90,9 +98,11 @@ impl Pass<'_> {
     pub(super) fn ended<T>(self, result: &Result<T, Error>) {
         let mut state = self.gate.lock();
         match result {
+            // A fetch that began before the gate was closed says nothing of the time after.
+            Ok(_) if self.closings < state.closings => {}
             Ok(_) => {
                 if state.closed.take().is_some() {
-                    tracing::info!("fetches go on: the issuer answers again");
+                    tracing::info!("fetches go on");
                 }
                 state.at_most = state.at_most.saturating_add(1);
                 self.gate.room.notify_one();
@@ -104,13 +114,14 @@ impl Pass<'_> {
                     None => SHORTEST_PAUSE,
                 }
                 .min(LONGEST_PAUSE);
-                tracing::warn!(?pause, %error, "no fetches for any credentials: called too often");
+                tracing::warn!(?pause, %error, "fetches stopped");
                 state.closed = Some(Closed {
                     by: error.clone(),
                     until: Instant::now() + pause,
                     pause,
                 });
                 state.at_most = 1;
+                state.closings += 1;
                 self.gate.room.notify_waiters();
             }
             Err(_) => {}

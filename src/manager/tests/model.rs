@@ -383,7 +383,7 @@ impl History {
             && rejected(call, &local.token)
             && state.flight(now).is_none()
         {
-            let has_budget = state.guard.spend(BUDGET, now);
+            let has_budget = state.guard.spend(BUDGET, now).is_ok();
             if has_budget {
                 state.guard.give_back();
             }
