@@ -173,8 +173,10 @@ impl TokenManager {
                 Served::Token(token) => return Ok(token),
                 Served::Flight(flight) => flight,
             };
+            // A flight that was joined may have set out before the token was rejected.
+            let was_told = flight.trigger() == Trigger::Rejected;
             match flight.landed().await {
-                Some(Ok(token)) if token == *rejected => {}
+                Some(Ok(token)) if token == *rejected && !was_told => {}
                 Some(landing) => return landing,
                 None => {}
             }
@@ -307,7 +309,7 @@ impl TokenManager {
     ) -> Result<Flight, Error> {
         let runtime = Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
         let limit = renewal::limit(self.shared.settings.limits.all_tries);
-        let (pilot, flight) = Flight::new(now + limit);
+        let (pilot, flight) = Flight::new(trigger, now + limit);
         let renewal = Renewal {
             shared: self.shared.clone(),
             slot: slot.clone(),

@@ -11,6 +11,7 @@ pub(super) type Landing = Result<AccessToken, Error>;
 /// One renewal under way, shared by all who wait for it.
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
+    trigger: Trigger,
     landing: watch::Receiver<Option<Landing>>,
     deadline: Instant,
 }
@@ -20,9 +21,18 @@ pub(super) type Pilot = watch::Sender<Option<Landing>>;
 
 impl Flight {
     /// A flight that is lost if it has not landed by then.
-    pub(super) fn new(deadline: Instant) -> (Pilot, Self) {
+    pub(super) fn new(trigger: Trigger, deadline: Instant) -> (Pilot, Self) {
         let (pilot, landing) = watch::channel(None);
-        (pilot, Self { landing, deadline })
+        let flight = Self {
+            trigger,
+            landing,
+            deadline,
+        };
+        (pilot, flight)
+    }
+
+    pub(super) fn trigger(&self) -> Trigger {
+        self.trigger
     }
 
     /// Waits for the landing: `None` if the flight is lost, because its runtime ended or has stopped running it.

@@ -37,6 +37,7 @@ enum Step {
     Jump(i64),
     Source(Behaviour),
     Latency(Duration),
+    ApiLatency(Duration),
     Repeat(Repeat),
     Get(Way),
     Put(Way),
@@ -104,6 +105,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => select(vec![-10_000, -3, 3, 10_000]).prop_map(Step::Jump),
         4 => select(behaviours).prop_map(Step::Source),
         1 => select(vec![0, 50, 3000]).prop_map(|ms| Step::Latency(Duration::from_millis(ms))),
+        1 => select(vec![0, 50, 3000]).prop_map(|ms| Step::ApiLatency(Duration::from_millis(ms))),
         1 => select(repeats).prop_map(Step::Repeat),
         1 => way().prop_map(Step::Get),
         1 => way().prop_map(Step::Put),
@@ -165,7 +167,17 @@ struct Asked {
     since: Instant,
     /// Whether there was a local copy then that the API would take.
     must_succeed: bool,
+    /// How long the answer is on its way.
+    way: Duration,
     answer: JoinHandle<Result<i64, Error>>,
+}
+
+/// A local copy that a request would succeed with.
+struct Usable {
+    token: AccessToken,
+    is_expiring: bool,
+    /// How often the source had been asked by then.
+    tries: usize,
 }
 
 /// One history.
@@ -177,6 +189,7 @@ struct History {
     apps: Vec<Credentials>,
     asked: VecDeque<Asked>,
     began: Instant,
+    api_latency: Duration,
     /// When which key was forgotten, which ends its cool-down.
     forgotten: Vec<(TokenKey, Instant)>,
     /// Fetches that clocks, other processes and callers may cause beside the expiry of tokens.
@@ -207,6 +220,7 @@ impl History {
                 .collect(),
             asked: VecDeque::new(),
             began: Instant::now(),
+            api_latency: Duration::ZERO,
             forgotten: Vec::new(),
             causes: 0,
         }
@@ -233,7 +247,9 @@ impl History {
                 let calls = issuer.calls().len();
                 self.ask(app, path);
                 self.settle().await;
-                self.check_rejected_is_not_kept(app, path, calls);
+                if self.api_latency.is_zero() {
+                    self.check_rejected_is_not_kept(app, path, calls);
+                }
                 return;
             }
             Step::Drop => {
@@ -256,6 +272,10 @@ impl History {
             }
             Step::Source(behaviour) => issuer.usually(behaviour),
             Step::Latency(latency) => issuer.takes(latency),
+            Step::ApiLatency(latency) => {
+                self.api_latency = latency;
+                issuer.answers_after(latency);
+            }
             Step::Repeat(repeat) => issuer.repeats(repeat),
             Step::Get(way) => *self.table.get.lock().unwrap() = way,
             Step::Put(way) => *self.table.put.lock().unwrap() = way,
@@ -277,6 +297,7 @@ impl History {
         self.asked.push_back(Asked {
             since: Instant::now(),
             must_succeed,
+            way: self.api_latency,
             answer: tokio::spawn(errcode_of(request)),
         });
     }
@@ -289,12 +310,33 @@ impl History {
     }
 
     /// The local copy, if it has not expired, no call has rejected it, and the API would take it.
-    fn usable(&self, app: &Credentials) -> Option<AccessToken> {
-        let slot = self.manager.shared.slots.find(app.key())?;
-        let token = slot.lock().unexpired(self.world.clock.now())?.token.clone();
-        let calls = self.world.issuer.calls();
-        let was_rejected = calls.iter().any(|call| rejected(call, &token));
-        (!was_rejected && self.world.issuer.takes_token(&token)).then_some(token)
+    fn usable(&self, app: &Credentials) -> Option<Usable> {
+        let (slot, now) = (
+            self.manager.shared.slots.find(app.key())?,
+            self.world.clock.now(),
+        );
+        let state = slot.lock();
+        let local = state.local.as_ref()?;
+        let token = local.token.clone();
+        let was_rejected = self
+            .world
+            .issuer
+            .calls()
+            .iter()
+            .any(|call| rejected(call, &token));
+        let lives = now < token.expires_at() && self.world.issuer.takes_token(&token);
+        (lives && !was_rejected).then(|| Usable {
+            token,
+            is_expiring: now >= local.renew_at,
+            tries: self.tries(app).len(),
+        })
+    }
+
+    /// What the source was asked for this app.
+    fn tries(&self, app: &Credentials) -> Vec<Try> {
+        let mut log = self.world.issuer.log();
+        log.retain(|it| it.key == *app.key());
+        log
     }
 
     /// No caller waits without a bound, none gets anything but an answer or an error of ours, and one that found a usable
@@ -307,10 +349,8 @@ impl History {
                     asked.since.elapsed() < LONGEST_WAIT,
                     "a caller was left waiting"
                 );
-                assert!(
-                    !asked.must_succeed,
-                    "a caller waits, though there was a token"
-                );
+                let may_wait = !asked.must_succeed || asked.since.elapsed() <= asked.way;
+                assert!(may_wait, "a caller waits, though there was a token");
                 waiting.push_back(asked);
                 continue;
             }
@@ -331,7 +371,7 @@ impl History {
         let log = self.world.issuer.log();
         check_block(&log);
         for app in &self.apps {
-            let tries: Vec<_> = log.iter().filter(|it| it.key == *app.key()).collect();
+            let tries = self.tries(app);
             let forgotten = self.forgotten.iter().filter(|(key, _)| key == app.key());
             let forgotten: Vec<_> = forgotten.map(|(_, at)| *at).collect();
             check_cool_downs(&tries, &forgotten);
@@ -350,19 +390,21 @@ impl History {
         }
     }
 
-    /// A usable token is never lost by a failure: it is still there, or another is.
-    fn check_nothing_was_lost(&self, before: Vec<Option<AccessToken>>) {
+    /// A usable token is never lost by a failure: it is still there, or another is. And none is fetched beside it.
+    fn check_nothing_was_lost(&self, before: Vec<Option<Usable>>) {
         for (app, before) in self.apps.iter().zip(before) {
             let Some(before) = before else { continue };
-            if before.expires_at() <= self.world.clock.now() {
-                continue;
-            }
             let calls = self.world.issuer.calls();
-            if calls.iter().any(|call| rejected(call, &before)) {
+            let was_rejected = calls.iter().any(|call| rejected(call, &before.token));
+            if was_rejected || before.token.expires_at() <= self.world.clock.now() {
                 continue;
             }
             let slot = self.manager.shared.slots.find(app.key()).expect("a slot");
             assert!(slot.lock().local.is_some(), "a usable token was lost");
+            let now = self.usable(app).filter(|now| now.token == before.token);
+            if let Some(now) = now.filter(|now| !now.is_expiring && !before.is_expiring) {
+                assert_eq!(now.tries, before.tries, "a fetch, though there was a token");
+            }
         }
     }
 
@@ -452,7 +494,7 @@ fn check_block(log: &[Try]) {
 }
 
 /// After a refusal there is none for 10 s, after four transient failures in a row none for 1 s.
-fn check_cool_downs(tries: &[&Try], forgotten: &[Instant]) {
+fn check_cool_downs(tries: &[Try], forgotten: &[Instant]) {
     let mut in_a_row: Vec<&Try> = Vec::new();
     for next in tries {
         let since = in_a_row.first().map(|first| first.began);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance};
 
-use super::world::{Behaviour, World, app, call};
+use super::world::{Behaviour, Repeat, World, app, call};
 use crate::Error;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -155,4 +155,15 @@ async fn the_budget_can_be_set() {
     assert!(matches!(result, Err(Error::HeldBack)), "{result:?}");
     advance(Duration::from_secs(10)).await;
     assert!(manager.renew(&app(), &token).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_gives_the_rejected_token_again_is_asked_once_for_each_renewal() {
+    let world = World::new();
+    world.issuer.repeats(Repeat::SameToken);
+    let manager = world.manager();
+    let token = manager.token(&app()).await.unwrap();
+    // At the same moment in time, so that not even the time of the fetch is another.
+    assert_eq!(manager.renew(&app(), &token).await.unwrap(), token);
+    assert_eq!(world.issuer.fetches(), 2);
 }

@@ -159,6 +159,7 @@ struct IssuerState {
     script: VecDeque<Behaviour>,
     usually: Option<Behaviour>,
     latency: Duration,
+    api_latency: Duration,
     issued: usize,
     given: Vec<(TokenKey, String)>,
     lifetime: Option<Duration>,
@@ -233,6 +234,11 @@ impl Issuer {
         self.lock().latency = latency;
     }
 
+    /// How long the answers of the API are on their way.
+    pub(super) fn answers_after(&self, latency: Duration) {
+        self.lock().api_latency = latency;
+    }
+
     pub(super) fn lives(&self, lifetime: Duration) {
         self.lock().lifetime = Some(lifetime);
     }
@@ -265,6 +271,20 @@ impl Issuer {
             Some(_) => 42001,
             None => state.ended_with.get(value).copied().unwrap_or(40014),
         }
+    }
+
+    /// A call of the API: what it says, and how long that is on its way.
+    fn call(&self, path: String, token: String) -> (i64, Duration) {
+        let errcode = self.verdict(&path, &token);
+        let mut state = self.lock();
+        let fetched = state.given.len();
+        state.calls.push(Call {
+            path,
+            token,
+            errcode,
+            fetched,
+        });
+        (errcode, state.api_latency)
     }
 
     fn begin(&self, key: &TokenKey) -> (Behaviour, Duration) {
@@ -403,19 +423,15 @@ impl Middleware for Api {
             .path()
             .trim_start_matches("/cgi-bin/")
             .to_owned();
-        let mut query = request.url().query_pairs();
-        let token = query.find(|(name, _)| name == "access_token");
-        let token = token.map_or_else(Default::default, |(_, token)| token);
-        let errcode = self.0.verdict(&path, &token);
-        let mut state = self.0.lock();
-        let call = Call {
-            path,
-            token: token.into_owned(),
-            errcode,
-            fetched: state.given.len(),
+        let token = {
+            let mut query = request.url().query_pairs();
+            let token = query.find(|(name, _)| name == "access_token");
+            token.map_or_else(Default::default, |(_, token)| token)
         };
-        state.calls.push(call);
-        drop(state);
+        let (errcode, latency) = self.0.call(path, token.into_owned());
+        if !latency.is_zero() {
+            sleep(latency).await;
+        }
         let answer = http::Response::builder()
             .header("error-code", errcode)
             .url(request.url().clone());
