@@ -221,10 +221,12 @@ impl TokenManager {
         let is_expiring = wall >= local.renew_at;
         let is_stale = self.is_stale(local.checked_at, now);
         match state.flight(now) {
-            Some(flight) if is_stale || state.is_spent(&token) => {
-                return Ok(Served::Flight(flight.clone()));
+            Some(flight) => {
+                let is_looking = is_stale && flight.trigger() == Trigger::Stale;
+                if is_looking || state.is_spent(&token) {
+                    return Ok(Served::Flight(flight.clone()));
+                }
             }
-            Some(_) => {}
             None if is_expiring && state.cool_down.error(now).is_none() => {
                 self.start(state, slot, credentials, Trigger::Expiring, now)?;
             }
@@ -253,7 +255,7 @@ impl TokenManager {
         let mut state = slot.lock();
         let state = &mut *state;
         if let Some(local) = state.unexpired(wall)
-            && local.token != *rejected
+            && local.betters(rejected)
             && !state.is_spent(&local.token)
         {
             return Ok(Served::Token(local.token.clone()));

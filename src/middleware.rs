@@ -114,7 +114,9 @@ impl AccessTokenMiddleware {
             .send(request, &token, &time, extensions, next.clone())
             .await?;
         if !self.is_rejection(&reply) {
-            self.manager.accepted(&credentials, &path);
+            if reply.is_answer() {
+                self.manager.accepted(&credentials, &path);
+            }
             return Ok(reply.into_response(url));
         }
 
@@ -130,7 +132,7 @@ impl AccessTokenMiddleware {
         let (url, reply) = self.send(request, &token, &time, extensions, next).await?;
         if self.is_rejection(&reply) {
             self.manager.rejected_again(&credentials, &token, &path);
-        } else {
+        } else if reply.is_answer() {
             self.manager.accepted(&credentials, &path);
         }
         Ok(reply.into_response(url))
@@ -156,7 +158,7 @@ impl AccessTokenMiddleware {
         let reply = if self.scope.is_api(&url) {
             Reply::read(response).await
         } else {
-            Reply::unread(response)
+            Reply::of_another(response)
         };
         Ok((url, reply))
     }

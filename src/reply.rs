@@ -17,28 +17,39 @@ const LONGEST_ANSWER: usize = 16 * 1024;
 pub(crate) struct Reply {
     response: http::Response<Body>,
     errcode: Option<i64>,
+    is_of_api: bool,
 }
 
 impl Reply {
     /// Looks for the errcode: in the header `Error-Code` if it holds a number, else in the body if that may be a short JSON
     /// object. No more of the body is read than that needs, and what has been read stays part of it.
     pub(crate) async fn read(response: Response) -> Self {
-        let reply = Self::unread(response);
+        let reply = Self {
+            is_of_api: true,
+            ..Self::of_another(response)
+        };
         match errcode_of_header(reply.response.headers()) {
             None if may_hold_errcode(&reply.response) => reply.look_into_body().await,
             errcode => Self { errcode, ..reply },
         }
     }
 
-    pub(crate) fn unread(response: Response) -> Self {
+    /// What somebody else said than the API, after a redirect: it is not looked at.
+    pub(crate) fn of_another(response: Response) -> Self {
         Self {
             response: response.into(),
             errcode: None,
+            is_of_api: false,
         }
     }
 
     pub(crate) fn errcode(&self) -> Option<i64> {
         self.errcode
+    }
+
+    /// Whether the API has done what it was asked, or refused that for another reason than the token, as far as can be told.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.is_of_api && (self.errcode.is_some() || self.response.status().is_success())
     }
 
     /// The response as it came, but for its URL.
@@ -66,6 +77,7 @@ impl Reply {
         Self {
             response: http::Response::from_parts(parts, body),
             errcode,
+            is_of_api: self.is_of_api,
         }
     }
 }

@@ -6,6 +6,7 @@ use http::Extensions;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::Url;
 
+use crate::redact;
 use crate::{AccessToken, Audience};
 
 /// Put on a request as an extension, it makes the middleware leave the request alone.
@@ -121,15 +122,31 @@ pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
     url.set_query(Some(&query));
 }
 
-/// Takes the token off again, wherever in the query it is: a redirect may have moved it.
+/// Takes the token off again. Where a redirect has moved it elsewhere, or wrapped it into something, that goes too.
 pub(crate) fn take_off(url: &mut Url, token: &AccessToken) {
-    let Some(query) = url.query() else { return };
     let pair = format!("access_token={}", encoded(token));
-    if query == pair {
+    if url.query() == Some(&*pair) {
         url.set_query(None);
-    } else if query.contains(&pair) {
-        let kept: Vec<_> = query.split('&').filter(|part| *part != pair).collect();
-        url.set_query(Some(&kept.join("&")));
+    } else if let Some(rest) = url
+        .query()
+        .and_then(|query| query.strip_suffix(&*pair)?.strip_suffix('&'))
+    {
+        let rest = rest.to_owned();
+        url.set_query(Some(&rest));
+    }
+    let shows = |text: &str| redact::shows(text, token.expose_secret());
+    if !shows(url.as_str()) {
+        return;
+    }
+    let parts = url.query().unwrap_or_default().split('&');
+    let kept: Vec<_> = parts.filter(|part| !shows(part)).collect();
+    let kept = kept.join("&");
+    url.set_query((!kept.is_empty()).then_some(&kept));
+    if url.fragment().is_some_and(shows) {
+        url.set_fragment(None);
+    }
+    if shows(url.as_str()) {
+        url.set_path("");
     }
 }
 
@@ -186,15 +203,27 @@ mod tests {
 
     #[test]
     fn a_token_is_taken_off_where_a_redirect_has_moved_it() {
-        let token = token("T");
+        let token = token("TOKEN");
         for (with, without) in [
-            ("https://h/p?access_token=T&x=1", "https://h/p?x=1"),
-            ("https://h/p?a=1&access_token=T&x=1", "https://h/p?a=1&x=1"),
+            ("https://h/p?access_token=TOKEN&x=1", "https://h/p?x=1"),
+            (
+                "https://h/p?a=1&access_token=TOKEN&x=1",
+                "https://h/p?a=1&x=1",
+            ),
             (
                 "https://h/p?access_token=other",
                 "https://h/p?access_token=other",
             ),
-            ("https://h/p?access_token=Tx", "https://h/p?access_token=Tx"),
+            (
+                "https://h/p?a=1&back=/x?access_token=TOKEN",
+                "https://h/p?a=1",
+            ),
+            (
+                "https://h/p?a=1&back=%252Fx%253Faccess_token%253DTOKEN",
+                "https://h/p?a=1",
+            ),
+            ("https://h/p?a=1#access_token=TOKEN", "https://h/p?a=1"),
+            ("https://h/TOKEN/p?a=1", "https://h/?a=1"),
         ] {
             let mut with = url(with);
             take_off(&mut with, &token);

@@ -51,7 +51,7 @@ pub trait TokenStore: Send + Sync + 'static {
         fetch: &Fetch<'_>,
     ) -> Result<AccessToken, Error> {
         if let Some(token) = fetch
-            .asking_store(key, "get", self.get(key))
+            .asking_store(key, "get", async { self.get(key).await })
             .await
             .flatten()
             && fetch.can_serve(&token, other_than)
@@ -59,7 +59,9 @@ pub trait TokenStore: Send + Sync + 'static {
             return Ok(token);
         }
         let token = fetch.run().await?;
-        fetch.asking_store(key, "put", self.put(key, &token)).await;
+        fetch
+            .asking_store(key, "put", async { self.put(key, &token).await })
+            .await;
         Ok(token)
     }
 }

@@ -84,6 +84,15 @@ impl AccessToken {
         self.0.expires_at
     }
 
+    /// Whether this may be the other one, from a store that has cut the time of the fetch to whole seconds.
+    pub(crate) fn is_likely(&self, other: &Self) -> bool {
+        let between = match self.fetched_at().duration_since(other.fetched_at()) {
+            Ok(later) => later,
+            Err(earlier) => earlier.duration(),
+        };
+        between < Duration::from_secs(1) && self.expose_secret() == other.expose_secret()
+    }
+
     pub(crate) fn lifetime(&self) -> Duration {
         self.expires_at()
             .duration_since(self.fetched_at())

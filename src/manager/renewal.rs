@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use super::flight::{Landing, Pilot, Trigger};
-use super::slot::Slot;
+use super::slot::{LocalCopy, Slot, State};
 use crate::source::STORE_LIMIT;
 use crate::{AccessToken, Credentials, Error, Fetch};
 
@@ -61,12 +61,12 @@ impl Renewal {
         let key = self.credentials.key();
         let store = &self.shared.store;
         let stored = fetch
-            .asking_store(key, "get", store.get(key))
+            .asking_store(key, "get", async { store.get(key).await })
             .await
             .flatten();
         Outcome {
             landing: Ok(stored
-                .filter(|token| can_serve(&fetch, token, &spent))
+                .filter(|token| can_serve(&fetch, token, spent.iter().chain([&local])))
                 .unwrap_or(local)),
             fetched: false,
         }
@@ -108,7 +108,8 @@ impl Renewal {
         let (key, store) = (self.credentials.key(), &self.shared.store);
         let (other_than, spent) = self.unwanted();
         let limit = fetch.limit() + STORE_PATIENCE;
-        let asking = store.get_or_fetch(key, other_than.as_ref(), fetch);
+        // The call is made within the future, so that a panic in it is caught too.
+        let asking = async { store.get_or_fetch(key, other_than.as_ref(), fetch).await };
         let failure = match timeout(limit, AssertUnwindSafe(asking).catch_unwind()).await {
             Ok(Ok(Ok(token))) => {
                 let fetched = matches!(fetch.result(), Some(Ok(fetched)) if *fetched == token);
@@ -132,7 +133,8 @@ impl Renewal {
         let has_fetched = fetch.result().is_some();
         let token = fetch.run().await?;
         if !has_fetched {
-            fetch.asking_store(key, "put", store.put(key, &token)).await;
+            let putting = async { store.put(key, &token).await };
+            fetch.asking_store(key, "put", putting).await;
         }
         Ok(token)
     }
@@ -185,11 +187,7 @@ impl Renewal {
                 // One that was given up for lost may come back late.
                 let newest = state.local.as_ref().map(|local| local.token.fetched_at());
                 if is_current || newest.is_none_or(|newest| newest < token.fetched_at()) {
-                    let early_renewal = self.shared.settings.early_renewal;
-                    state.install(token.clone(), self.trigger, early_renewal, now);
-                    if state.cool_down.end() {
-                        tracing::info!(%key, "cool-down left");
-                    }
+                    self.install(&mut state, token, outcome.fetched, now);
                 }
             }
             Err(error) if is_current => {
@@ -203,6 +201,31 @@ impl Renewal {
                 }
             }
             Err(_) => {}
+        }
+    }
+
+    /// Makes the token the local copy, if it is not that already.
+    fn install(&self, state: &mut State, token: &AccessToken, is_fetched: bool, now: Instant) {
+        let is_known = match &mut state.local {
+            Some(local) if local.token == *token => {
+                local.checked_at = now;
+                true
+            }
+            _ => false,
+        };
+        if !is_known {
+            let early_renewal = self.shared.settings.early_renewal;
+            let renew_at = state.renew_at(token, self.trigger, early_renewal);
+            state.replace_local(LocalCopy {
+                token: token.clone(),
+                is_fetched,
+                renew_at,
+                checked_at: now,
+            });
+        }
+        // What the store has held all along says nothing of the source.
+        if (is_fetched || !is_known) && state.cool_down.end() {
+            tracing::info!(key = %self.credentials.key(), "cool-down left");
         }
     }
 }

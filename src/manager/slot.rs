@@ -57,10 +57,23 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct LocalCopy {
     pub(super) token: AccessToken,
+    /// Whether it is just as it was fetched, and has not come from the store.
+    pub(super) is_fetched: bool,
     /// From when on a request starts an early renewal.
     pub(super) renew_at: SystemTime,
     /// When it was last known to be what the store holds.
     pub(super) checked_at: Instant,
+}
+
+impl LocalCopy {
+    /// Whether it is another token than the rejected one. The store may have cut the time of a fetch to whole seconds.
+    pub(super) fn betters(&self, rejected: &AccessToken) -> bool {
+        if self.is_fetched {
+            self.token != *rejected
+        } else {
+            !self.token.is_likely(rejected)
+        }
+    }
 }
 
 impl State {
@@ -88,26 +101,26 @@ impl State {
         }
     }
 
-    pub(super) fn install(
-        &mut self,
-        token: AccessToken,
+    /// From when on this token, which a renewal has brought, is to be renewed early.
+    pub(super) fn renew_at(
+        &self,
+        token: &AccessToken,
         trigger: Trigger,
         early_renewal: Duration,
-        now: Instant,
-    ) {
-        let same_expiry =
-            |local: &LocalCopy| token.expires_at() <= local.token.expires_at() + SAME_EXPIRY;
-        let renew_at = match &self.local {
-            Some(local) if local.token == token => local.renew_at,
-            Some(local) if trigger == Trigger::Expiring && same_expiry(local) => token.expires_at(),
+    ) -> SystemTime {
+        match &self.local {
+            Some(local)
+                if trigger == Trigger::Expiring
+                    && token.expires_at() <= local.token.expires_at() + SAME_EXPIRY =>
+            {
+                token.expires_at()
+            }
             _ => token.expires_at() - early_renewal.min(token.lifetime() / 10),
-        };
-        let replaced = self.local.replace(LocalCopy {
-            token: token.clone(),
-            renew_at,
-            checked_at: now,
-        });
-        if let Some(replaced) = replaced.filter(|replaced| replaced.token != token) {
+        }
+    }
+
+    pub(super) fn replace_local(&mut self, local: LocalCopy) {
+        if let Some(replaced) = self.local.replace(local) {
             self.note_spent(&replaced.token);
         }
     }

@@ -10,7 +10,7 @@ pub struct Audience {
 
 impl Audience {
     /// The API below this base URL: scheme, host, port, and what stands in the path before `/cgi-bin/`, with or without a
-    /// slash at the end. A query or fragment is dropped.
+    /// slash at the end. A query, a fragment, a user name and a password are dropped.
     ///
     /// ```
     /// # use reqwest_wecom::Audience;
@@ -23,6 +23,9 @@ impl Audience {
     pub fn new(mut base_url: Url) -> Self {
         base_url.set_query(None);
         base_url.set_fragment(None);
+        // Neither can fail where there is one to be taken off.
+        let _ = base_url.set_username("");
+        let _ = base_url.set_password(None);
         if !base_url.path().ends_with('/') {
             let path = format!("{}/", base_url.path());
             base_url.set_path(&path);
@@ -54,5 +57,6 @@ mod tests {
         assert_eq!(base("https://host:7443"), "https://host:7443/");
         assert_eq!(base("https://host/a/b"), "https://host/a/b/");
         assert_eq!(base("https://host/a/b/?x=1#y"), "https://host/a/b/");
+        assert_eq!(base("https://user:password@host/a"), "https://host/a/");
     }
 }

@@ -2,7 +2,7 @@ use std::fmt::{self, Debug};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use reqwest::{Body, Method, Request, StatusCode, Url};
 use reqwest_middleware::ClientWithMiddleware;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use super::{Audience, TokenSource};
 use crate::errcode;
 use crate::redact::redact;
 use crate::token::MAX_LIFETIME;
-use crate::{AccessToken, Credentials, Error};
+use crate::{AccessToken, BoxError, Credentials, Error};
 
 /// The longest answer that is read, in bytes.
 const LONGEST_ANSWER: usize = 64 * 1024;
@@ -91,7 +91,7 @@ impl TokenSource for GetToken {
         let body = Limited::new(Body::from(response), LONGEST_ANSWER)
             .collect()
             .await
-            .map_err(Error::transient)?
+            .map_err(not_read)?
             .to_bytes();
         let (value, lifetime) = read_answer(status, &body, secret)?;
         Ok(AccessToken::from_parts(
@@ -116,7 +116,7 @@ impl Debug for GetToken {
 
 #[derive(Deserialize)]
 struct Answer {
-    errmsg: Option<String>,
+    errmsg: Option<Value>,
     access_token: Option<String>,
     expires_in: Option<Value>,
 }
@@ -128,6 +128,8 @@ enum Unusable {
     Status(StatusCode),
     #[error("gettoken answered {0} bytes that are not the JSON it should: is the base URL right?")]
     NotJson(usize),
+    #[error("gettoken answered more than {LONGEST_ANSWER} bytes: is the base URL right?")]
+    TooLong,
     #[error("gettoken answered without an access_token")]
     NoToken,
     #[error("gettoken answered an empty access_token")]
@@ -151,10 +153,8 @@ fn read_answer(status: StatusCode, body: &[u8], secret: &str) -> Result<(String,
         None | Some(0) => {}
         Some(errcode) => {
             let secrets = [Some(secret), answer.access_token.as_deref()];
-            let errmsg = redact(
-                &answer.errmsg.unwrap_or_default(),
-                secrets.into_iter().flatten(),
-            );
+            let errmsg = answer.errmsg.as_ref().and_then(Value::as_str);
+            let errmsg = redact(errmsg.unwrap_or_default(), secrets.into_iter().flatten());
             return Err(Error::Errcode {
                 errcode,
                 errmsg: errmsg.chars().take(LONGEST_MESSAGE).collect(),
@@ -192,6 +192,14 @@ fn whole_number(value: &Value) -> Option<i128> {
 struct OfALayer {
     kind: &'static str,
     text: String,
+}
+
+fn not_read(error: BoxError) -> Error {
+    if error.is::<LengthLimitError>() {
+        Error::refused(Unusable::TooLong)
+    } else {
+        Error::transient(error)
+    }
 }
 
 fn not_sent(error: reqwest_middleware::Error, secret: &str) -> Error {

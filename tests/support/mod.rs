@@ -14,6 +14,7 @@
 
 mod answer;
 mod api;
+mod client;
 mod gate;
 mod issuer;
 mod media;
@@ -31,6 +32,7 @@ use tokio::{sync::watch, task::AbortHandle};
 
 pub use self::{
     answer::{Answer, Drip},
+    client::{app, other_app, with_tokens},
     gate::Gate,
     issuer::{CORP, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, Repeat, SECRET},
     received::Received,

@@ -128,3 +128,19 @@ async fn early_renewal_can_be_turned_off() {
         assert_eq!(world.issuer.fetches(), fetches);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_look_into_the_store_does_not_end_the_cool_down_of_an_early_renewal() {
+    let world = World::new();
+    let manager = world.builder().local_copy(Duration::ZERO).build();
+    manager.token(&app()).await.unwrap();
+    advance(LIFETIME - EARLY).await;
+    world.issuer.usually(Behaviour::Fail(Error::refused("no")));
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(65) {
+        manager.token(&app()).await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+    }
+    // One at first, then after 10 s, 20 s.
+    assert_eq!(world.issuer.fetches(), 1 + 3);
+}
