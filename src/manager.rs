@@ -25,6 +25,9 @@ use crate::clock::Clock;
 use crate::source::{Gate, Limits, StoreHealth};
 use crate::{AccessToken, Audience, Credentials, Error, MokaStore, TokenSource, TokenStore};
 
+/// So that sums of times cannot overflow.
+const LONGEST_FETCH: Duration = Duration::from_secs(60 * 60);
+
 /// How often a caller waits for another flight, after one that was lost or that has brought the token it cannot use.
 const MOST_FLIGHTS: usize = 4;
 
@@ -390,9 +393,9 @@ impl TokenManagerBuilder {
         self
     }
 
-    /// How long all tries of a fetch may take together. Default: 8 s.
+    /// How long all tries of a fetch may take together; at most an hour. Default: 8 s.
     pub fn fetch_limit(mut self, limit: Duration) -> Self {
-        self.settings.limits.all_tries = limit;
+        self.settings.limits.all_tries = limit.min(LONGEST_FETCH);
         self
     }
 

@@ -120,3 +120,21 @@ impl TokenSource for AlwaysExpired {
         ))
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn settings_at_their_ends_do_no_harm() {
+    for end in [Duration::ZERO, Duration::MAX] {
+        let world = World::new();
+        let manager = world
+            .builder()
+            .early_renewal(end)
+            .local_copy(end)
+            .renewal_budget(u32::MAX)
+            .fetch_timeout(Duration::MAX)
+            .fetch_limit(Duration::MAX)
+            .build();
+        let token = manager.token(&app()).await.unwrap();
+        assert_eq!(manager.token(&app()).await.unwrap(), token);
+        assert_ne!(manager.renew(&app(), &token).await.unwrap(), token);
+    }
+}
