@@ -175,7 +175,7 @@ struct Asked {
 /// A local copy that a request would succeed with.
 struct Usable {
     token: AccessToken,
-    is_expiring: bool,
+    is_being_renewed: bool,
     /// How often the source had been asked by then.
     tries: usize,
 }
@@ -327,7 +327,7 @@ impl History {
         let lives = now < token.expires_at() && self.world.issuer.takes_token(&token);
         (lives && !was_rejected).then(|| Usable {
             token,
-            is_expiring: now >= local.renew_at,
+            is_being_renewed: now >= local.renew_at || state.flight.is_some(),
             tries: self.tries(app).len(),
         })
     }
@@ -402,7 +402,7 @@ impl History {
             let slot = self.manager.shared.slots.find(app.key()).expect("a slot");
             assert!(slot.lock().local.is_some(), "a usable token was lost");
             let now = self.usable(app).filter(|now| now.token == before.token);
-            if let Some(now) = now.filter(|now| !now.is_expiring && !before.is_expiring) {
+            if let Some(now) = now.filter(|now| !now.is_being_renewed && !before.is_being_renewed) {
                 assert_eq!(now.tries, before.tries, "a fetch, though there was a token");
             }
         }

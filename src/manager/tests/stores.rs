@@ -1,5 +1,6 @@
 //! What a store may do wrong.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,7 +27,7 @@ impl Way {
             Self::Works => Ok(()),
             Self::Fails => Err("a failure that the test asked for".into()),
             Self::Hangs => std::future::pending().await,
-            Self::Panics => panic!("a panic that the test asked for"),
+            Self::Panics => resume_unwind(Box::new("a panic that the test asked for")),
         }
     }
 }

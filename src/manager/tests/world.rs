@@ -1,6 +1,7 @@
 //! A small world for the manager: an issuer, an API, and a clock that is moved by hand.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::resume_unwind;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -383,7 +384,7 @@ impl TokenSource for Issuer {
                 this.end = End::Failed(error.clone());
                 Err(error)
             }
-            Behaviour::Panic => panic!("a panic that the test asked for"),
+            Behaviour::Panic => resume_unwind(Box::new("a panic that the test asked for")),
             Behaviour::Hang => std::future::pending().await,
         }
     }
