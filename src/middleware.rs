@@ -108,59 +108,66 @@ impl AccessTokenMiddleware {
         let time = TimeLeft::of(&request);
         let token = time.bounds(self.manager.token(&credentials)).await?;
         let replay = Replay::of(&mut request, self.replay_limit);
-        let path = request.url().path().to_owned();
 
-        let (url, reply) = self
-            .send(request, &token, &time, extensions, next.clone())
+        let sending = (request, replay.url());
+        let first = self
+            .send(sending, &token, &time, extensions, next.clone())
             .await?;
-        if !self.is_rejection(&reply) {
-            if reply.is_answer() {
-                self.manager.accepted(&credentials, &path);
-            }
-            return Ok(reply.into_response(url));
+        if !self.is_rejection(&first) {
+            self.note_accepted(&first, &credentials, replay.url());
+            return Ok(first.into_response(replay.url().clone()));
         }
 
-        let renewal = self.manager.renew_for(&credentials, &token, &path);
-        let token = match time.bounds(renewal).await {
-            Err(Error::HeldBack) => return Ok(reply.into_response(url)),
+        let url = replay.url().clone();
+        let renewal = self.manager.renew_for(&credentials, &token, url.path());
+        let renewed = match time.bounds(renewal).await {
+            Err(Error::HeldBack) => return Ok(first.into_response(url)),
             renewed => renewed?,
         };
-        let Some(request) = replay.and_then(Replay::into_request) else {
-            return Ok(reply.into_response(url));
+        let Some(request) = replay.into_request() else {
+            return Ok(first.into_response(url));
         };
-        drop(reply);
-        let (url, reply) = self.send(request, &token, &time, extensions, next).await?;
-        if self.is_rejection(&reply) {
-            self.manager.rejected_again(&credentials, &token, &path);
-        } else if reply.is_answer() {
-            self.manager.accepted(&credentials, &path);
+        drop(first);
+
+        let second = self
+            .send((request, &url), &renewed, &time, extensions, next)
+            .await?;
+        if self.is_rejection(&second) {
+            self.manager
+                .rejected_again(&credentials, &renewed, url.path());
+        } else {
+            self.note_accepted(&second, &credentials, &url);
         }
-        Ok(reply.into_response(url))
+        Ok(second.into_response(url))
     }
 
-    /// Sends the request with the token on it. The answer comes with its URL without the token.
+    /// Sends the request, whose URL this is, with the token on it.
     async fn send(
         &self,
-        mut request: Request,
+        (mut request, url): (Request, &Url),
         token: &AccessToken,
         time: &TimeLeft,
         extensions: &mut Extensions,
         next: Next<'_>,
-    ) -> reqwest_middleware::Result<(Url, Reply)> {
+    ) -> reqwest_middleware::Result<Reply> {
         scope::put_on(request.url_mut(), token);
         time.limit(&mut request);
         let response = next
             .run(request, extensions)
             .await
             .map_err(|error| without_token(error, token))?;
-        let mut url = response.url().clone();
-        scope::take_off(&mut url, token);
-        let reply = if self.scope.is_api(&url) {
-            Reply::read(response).await
+        let moved = scope::moved(response.url(), url, token);
+        if self.scope.is_api(response.url()) {
+            Ok(Reply::read(response, moved).await)
         } else {
-            Reply::of_another(response)
-        };
-        Ok((url, reply))
+            Ok(Reply::of_another(response, moved))
+        }
+    }
+
+    fn note_accepted(&self, reply: &Reply, credentials: &Credentials, url: &Url) {
+        if reply.is_answer() {
+            self.manager.accepted(credentials, url.path());
+        }
     }
 
     fn credentials_for(&self, extensions: &Extensions) -> Result<Credentials, Error> {

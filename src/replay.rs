@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use reqwest::{Body, Request};
+use reqwest::{Body, Request, Url};
 
 use crate::BoxError;
 use crate::resumed::Resumed;
@@ -21,20 +21,28 @@ pub(crate) struct Replay {
 impl Replay {
     /// Prepares to send the request twice. A body in memory is shared; a streamed one is recorded while it is sent, up to
     /// `limit` bytes.
-    pub(crate) fn of(request: &mut Request, limit: usize) -> Option<Self> {
-        let streamed = |body: &Body| body.as_bytes().is_none();
+    pub(crate) fn of(request: &mut Request, limit: usize) -> Self {
+        let streamed = |body: &mut Body| body.as_bytes().is_none();
         let recording = request
             .body_mut()
-            .take_if(|body| streamed(body))
+            .take_if(streamed)
             .map(|body| Arc::new(Mutex::new(Recording::new(body, limit))));
-        let replay = request.try_clone()?;
+        // A request fails to be cloned only for a streamed body, and there is none now.
+        let copy = request
+            .try_clone()
+            .unwrap_or_else(|| Request::new(request.method().clone(), request.url().clone()));
         if let Some(recording) = &recording {
             *request.body_mut() = Some(Body::wrap(FirstSending(recording.clone())));
         }
-        Some(Self {
-            request: replay,
+        Self {
+            request: copy,
             recording,
-        })
+        }
+    }
+
+    /// The request's URL, as the caller gave it.
+    pub(crate) fn url(&self) -> &Url {
+        self.request.url()
     }
 
     /// The request, to be sent again from its first byte; `None` if not all of what was sent is there any more.

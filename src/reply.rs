@@ -16,6 +16,8 @@ const LONGEST_ANSWER: usize = 16 * 1024;
 /// What the API said.
 pub(crate) struct Reply {
     response: http::Response<Body>,
+    /// The URL that it came from, where a redirect has led there.
+    moved: Option<Url>,
     errcode: Option<i64>,
     is_of_api: bool,
 }
@@ -23,10 +25,10 @@ pub(crate) struct Reply {
 impl Reply {
     /// Looks for the errcode: in the header `Error-Code` if it holds a number, else in the body if that may be a short JSON
     /// object. No more of the body is read than that needs, and what has been read stays part of it.
-    pub(crate) async fn read(response: Response) -> Self {
+    pub(crate) async fn read(response: Response, moved: Option<Url>) -> Self {
         let reply = Self {
             is_of_api: true,
-            ..Self::of_another(response)
+            ..Self::of_another(response, moved)
         };
         match errcode_of_header(reply.response.headers()) {
             None if may_hold_errcode(&reply.response) => reply.look_into_body().await,
@@ -35,9 +37,10 @@ impl Reply {
     }
 
     /// What somebody else said than the API, after a redirect: it is not looked at.
-    pub(crate) fn of_another(response: Response) -> Self {
+    pub(crate) fn of_another(response: Response, moved: Option<Url>) -> Self {
         Self {
             response: response.into(),
+            moved,
             errcode: None,
             is_of_api: false,
         }
@@ -52,8 +55,9 @@ impl Reply {
         self.is_of_api && (self.errcode.is_some() || self.response.status().is_success())
     }
 
-    /// The response as it came, but for its URL.
-    pub(crate) fn into_response(self, url: Url) -> Response {
+    /// The response as it came, but for its URL: that which the request was sent to, unless a redirect has led elsewhere.
+    pub(crate) fn into_response(self, sent_to: Url) -> Response {
+        let url = self.moved.unwrap_or(sent_to);
         let mut response = self.response;
         // The only way to a `Response` with a certain URL is an extension that this builder alone can make.
         if let Ok(carrier) = http::Response::builder().url(url).body(()) {
@@ -77,6 +81,7 @@ impl Reply {
         Self {
             response: http::Response::from_parts(parts, body),
             errcode,
+            moved: self.moved,
             is_of_api: self.is_of_api,
         }
     }

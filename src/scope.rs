@@ -122,6 +122,19 @@ pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
     url.set_query(Some(&query));
 }
 
+/// The URL that an answer came from, without the token, if it is another than that which the request was sent to.
+pub(crate) fn moved(came_from: &Url, sent_to: &Url, token: &AccessToken) -> Option<Url> {
+    let mark = if sent_to.query().is_some() { '&' } else { '?' };
+    let added = came_from.as_str().strip_prefix(sent_to.as_str());
+    let value = added.and_then(|added| added.strip_prefix(mark)?.strip_prefix("access_token="));
+    if value == Some(&*encoded(token)) {
+        return None;
+    }
+    let mut url = came_from.clone();
+    take_off(&mut url, token);
+    Some(url)
+}
+
 /// Takes the token off again. Where a redirect has moved it elsewhere, or wrapped it into something, that goes too.
 pub(crate) fn take_off(url: &mut Url, token: &AccessToken) {
     let pair = format!("access_token={}", encoded(token));
