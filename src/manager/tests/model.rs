@@ -437,7 +437,10 @@ impl History {
         }
         for (i, call) in calls.iter().enumerate() {
             let earlier = calls[..i].iter().filter(|earlier| {
-                earlier.path != "bad" && earlier.token == call.token && earlier.errcode != 0
+                earlier.path != "bad"
+                    && earlier.token == call.token
+                    && earlier.errcode != 0
+                    && earlier.answered < call.began
             });
             for earlier in earlier {
                 let bettered = self.bettered_between(&call.token, earlier.fetched, call.fetched);

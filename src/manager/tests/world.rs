@@ -195,6 +195,8 @@ pub(super) struct Call {
     pub(super) path: String,
     pub(super) token: String,
     pub(super) errcode: i64,
+    pub(super) began: Instant,
+    pub(super) answered: Instant,
     /// How many tokens had been fetched before it.
     pub(super) fetched: usize,
 }
@@ -279,10 +281,14 @@ impl Issuer {
         let errcode = self.verdict(&path, &token);
         let mut state = self.lock();
         let fetched = state.given.len();
+        let began = Instant::now();
+        let answered = began + state.api_latency;
         state.calls.push(Call {
             path,
             token,
             errcode,
+            began,
+            answered,
             fetched,
         });
         (errcode, state.api_latency)
