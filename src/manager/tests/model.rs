@@ -440,7 +440,7 @@ impl History {
                 earlier.path != "bad"
                     && earlier.token == call.token
                     && earlier.errcode != 0
-                    && earlier.answered < call.began
+                    && (earlier.answered == earlier.began || earlier.answered < call.began)
             });
             for earlier in earlier {
                 let bettered = self.bettered_between(&call.token, earlier.fetched, call.fetched);
