@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use reqwest::{Body, Request, Url};
 
 use crate::BoxError;
@@ -59,8 +59,9 @@ impl Replay {
 
 /// A streamed body and what has been read of it.
 struct Recording {
-    /// `None` once the second sending has taken it over.
-    source: Option<Body>,
+    source: Source,
+    /// The size that the body told before it was read.
+    size: SizeHint,
     frames: VecDeque<Frame<Bytes>>,
     held: usize,
     limit: usize,
@@ -68,10 +69,19 @@ struct Recording {
     reader: Option<Waker>,
 }
 
+/// Where the frames come from.
+enum Source {
+    Body(Body),
+    Ended,
+    /// It is the second sending's now.
+    TakenOver,
+}
+
 impl Recording {
-    fn new(source: Body, limit: usize) -> Self {
+    fn new(body: Body, limit: usize) -> Self {
         Self {
-            source: Some(source),
+            size: body.size_hint(),
+            source: Source::Body(body),
             frames: VecDeque::new(),
             held: 0,
             limit,
@@ -102,12 +112,20 @@ impl Recording {
         if !self.is_whole {
             return None;
         }
-        let recorded = std::mem::take(&mut self.frames);
-        let whole = Resumed::new(recorded.into_iter().map(Ok).collect(), self.source.take()?);
+        let rest = match std::mem::replace(&mut self.source, Source::TakenOver) {
+            Source::Body(body) => Some(body),
+            Source::Ended => None,
+            Source::TakenOver => return None,
+        };
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
-        Some(whole)
+        let recorded = std::mem::take(&mut self.frames);
+        Some(Resumed::new(
+            recorded.into_iter().map(Ok).collect(),
+            rest,
+            self.size,
+        ))
     }
 }
 
@@ -147,16 +165,21 @@ impl http_body::Body for FirstSending {
             // The answer was taken: nobody will ask for the recording any more.
             recording.let_go();
         }
-        let Some(source) = &mut recording.source else {
-            return Poll::Ready(Some(Err(TakenOver.into())));
+        let body = match &mut recording.source {
+            Source::Body(body) => body,
+            Source::Ended => return Poll::Ready(None),
+            Source::TakenOver => return Poll::Ready(Some(Err(TakenOver.into()))),
         };
-        match Pin::new(source).poll_frame(cx) {
+        match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(recording.record(frame)))),
             Poll::Ready(Some(Err(error))) => {
                 recording.let_go();
                 Poll::Ready(Some(Err(error.into())))
             }
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                recording.source = Source::Ended;
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 recording.reader = Some(cx.waker().clone());
                 Poll::Pending
@@ -165,15 +188,18 @@ impl http_body::Body for FirstSending {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let recording = lock(&self.0);
-        recording
-            .source
-            .as_ref()
-            .map_or_else(SizeHint::default, Body::size_hint)
+        match &lock(&self.0).source {
+            Source::Body(body) => body.size_hint(),
+            Source::Ended => SizeHint::with_exact(0),
+            Source::TakenOver => SizeHint::default(),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        let recording = lock(&self.0);
-        recording.source.as_ref().is_some_and(Body::is_end_stream)
+        match &lock(&self.0).source {
+            Source::Body(body) => body.is_end_stream(),
+            Source::Ended => true,
+            Source::TakenOver => false,
+        }
     }
 }

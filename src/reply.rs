@@ -69,6 +69,7 @@ impl Reply {
 
     async fn look_into_body(self) -> Self {
         let (parts, mut rest) = self.response.into_parts();
+        let whole = rest.size_hint();
         let mut start = Start::default();
         while start.may_be_short_object() {
             match rest.frame().await {
@@ -77,7 +78,8 @@ impl Reply {
             }
         }
         let errcode = start.errcode();
-        let body = Body::wrap(Resumed::new(start.frames, rest));
+        let rest = (!start.is_all).then_some(rest);
+        let body = Body::wrap(Resumed::new(start.frames, rest, whole));
         Self {
             response: http::Response::from_parts(parts, body),
             errcode,

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use reqwest::Body;
 
 /// What reading a body brings.
@@ -14,12 +14,35 @@ pub(crate) type ReadFrame = Result<Frame<Bytes>, reqwest::Error>;
 /// The frames that have been read, then the rest.
 pub(crate) struct Resumed {
     read: VecDeque<ReadFrame>,
-    rest: Body,
+    /// `None` once it has ended: a body need not bear to be asked again then.
+    rest: Option<Body>,
+    /// The size that the body told before it was read. One may go on telling the same while it is read.
+    whole: SizeHint,
+    given: u64,
 }
 
 impl Resumed {
-    pub(crate) fn new(read: VecDeque<ReadFrame>, rest: Body) -> Self {
-        Self { read, rest }
+    pub(crate) fn new(read: VecDeque<ReadFrame>, rest: Option<Body>, whole: SizeHint) -> Self {
+        Self {
+            read,
+            rest,
+            whole,
+            given: 0,
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<ReadFrame>> {
+        if let Some(frame) = self.read.pop_front() {
+            return Poll::Ready(Some(frame));
+        }
+        let Some(rest) = &mut self.rest else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(rest).poll_frame(cx));
+        if frame.is_none() {
+            self.rest = None;
+        }
+        Poll::Ready(frame)
     }
 }
 
@@ -28,25 +51,23 @@ impl http_body::Body for Resumed {
     type Error = reqwest::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ReadFrame>> {
-        match self.read.pop_front() {
-            Some(frame) => Poll::Ready(Some(frame)),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
+        let frame = ready!(self.poll_next(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.given += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
+        Poll::Ready(frame)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let data = self.read.iter().flatten().filter_map(Frame::data_ref);
-        let read: u64 = data.map(|data| data.len() as u64).sum();
-        let rest = self.rest.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + read);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + read);
+        let mut left = SizeHint::new();
+        left.set_lower(self.whole.lower().saturating_sub(self.given));
+        if let Some(upper) = self.whole.upper() {
+            left.set_upper(upper.saturating_sub(self.given));
         }
-        hint
+        left
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.rest.is_end_stream()
+        self.read.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 }

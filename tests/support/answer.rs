@@ -128,6 +128,12 @@ impl Answer {
         self
     }
 
+    /// With this status instead.
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = StatusCode::from_u16(status).unwrap();
+        self
+    }
+
     /// With this header, in place of one that has the name. The value may be any text, raw UTF-8 too.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         let name: HeaderName = name.parse().unwrap();

@@ -66,7 +66,7 @@ async fn read(qyapi: Arc<Shared>, number: usize, mut body: Incoming) -> Bytes {
     let mut read = BytesMut::new();
     let complete = loop {
         match body.frame().await {
-            Some(Ok(frame)) => read.extend(frame.into_data().unwrap_or_default()),
+            Some(Ok(frame)) => read.extend_from_slice(&frame.into_data().unwrap_or_default()),
             Some(Err(_)) => break false,
             None => break true,
         }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, ops::Range};
 
 use axum::{
     body::Body,
-    extract::{FromRequest, Multipart, Request},
+    extract::{DefaultBodyLimit, FromRequest, Multipart, Request},
 };
 use bytes::Bytes;
 use serde_json::json;
@@ -60,6 +60,7 @@ pub(super) async fn upload(qyapi: &Shared, call: &Received) -> Answer {
 async fn media_part(call: &Received) -> Option<(String, String, Bytes)> {
     let mut request = Request::new(Body::from(call.body.clone()));
     *request.headers_mut() = call.headers.clone();
+    DefaultBodyLimit::disable().apply(&mut request);
     let mut parts = Multipart::from_request(request, &()).await.ok()?;
     while let Some(part) = parts.next_field().await.ok()? {
         if part.name() == Some("media") {

@@ -14,10 +14,12 @@
 
 mod answer;
 mod api;
+mod body;
 mod client;
 mod gate;
 mod issuer;
 mod media;
+mod offline;
 mod received;
 mod serve;
 
@@ -32,9 +34,11 @@ use tokio::{sync::watch, task::AbortHandle};
 
 pub use self::{
     answer::{Answer, Drip},
+    body::{Ledger, MIB, noise, pieces, sha256, soon},
     client::{app, other_app, with_tokens},
     gate::Gate,
     issuer::{CORP, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, Repeat, SECRET},
+    offline::{URL, offline, offline_plain},
     received::Received,
 };
 use self::{

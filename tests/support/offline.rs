@@ -1,0 +1,97 @@
+//! Clients without a network: their last layer answers.
+
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Extensions;
+use reqwest::{Body, Request, Response, ResponseBuilderExt};
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
+use reqwest_wecom::{
+    AccessToken, AccessTokenMiddleware, Credentials, Error, TokenManager, TokenSource, async_trait,
+};
+
+use super::app;
+
+/// A call of the API.
+pub const URL: &str = "https://qyapi.weixin.qq.com/cgi-bin/user/get?userid=zhangsan";
+
+/// What a client is made of; nothing is sent through it.
+static NETWORK: LazyLock<reqwest::Client> = LazyLock::new(reqwest::Client::new);
+
+/// A client with the middleware. `answer` is given the number of the call, from nought, and the request.
+pub fn offline<A>(
+    answer: impl Fn(usize, Request) -> A + Send + Sync + 'static,
+) -> ClientWithMiddleware
+where
+    A: Future<Output = http::Response<Body>> + Send + 'static,
+{
+    let manager = TokenManager::builder(Numbered(AtomicUsize::new(0))).build();
+    let middleware = AccessTokenMiddleware::builder(manager).credentials(app());
+    ClientBuilder::new(NETWORK.clone())
+        .with(middleware.build())
+        .with(LastLayer::new(answer))
+        .build()
+}
+
+/// The same without the middleware.
+pub fn offline_plain<A>(
+    answer: impl Fn(usize, Request) -> A + Send + Sync + 'static,
+) -> ClientWithMiddleware
+where
+    A: Future<Output = http::Response<Body>> + Send + 'static,
+{
+    ClientBuilder::new(NETWORK.clone())
+        .with(LastLayer::new(answer))
+        .build()
+}
+
+/// A source of numbered tokens.
+struct Numbered(AtomicUsize);
+
+#[async_trait]
+impl TokenSource for Numbered {
+    async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        let lifetime = Duration::from_secs(7200);
+        Ok(AccessToken::new(format!("token-{number}"), lifetime))
+    }
+}
+
+struct LastLayer<F> {
+    answer: F,
+    calls: AtomicUsize,
+}
+
+impl<F> LastLayer<F> {
+    fn new(answer: F) -> Self {
+        let calls = AtomicUsize::new(0);
+        Self { answer, calls }
+    }
+}
+
+#[async_trait]
+impl<F, A> Middleware for LastLayer<F>
+where
+    F: Fn(usize, Request) -> A + Send + Sync + 'static,
+    A: Future<Output = http::Response<Body>> + Send + 'static,
+{
+    async fn handle(
+        &self,
+        request: Request,
+        _: &mut Extensions,
+        _: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let url = request.url().clone();
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut answer = (self.answer)(number, request).await;
+        let carrier = http::Response::builder().url(url).body(()).unwrap();
+        let carried = carrier.into_parts().0.extensions;
+        answer.extensions_mut().extend(carried);
+        Ok(answer.into())
+    }
+}
