@@ -95,7 +95,9 @@ impl Recording {
             return frame;
         }
         let (copy, frame) = shared(frame);
-        self.held += copy.data_ref().map_or(0, Bytes::len);
+        // A tiny piece takes up as much room as its frame.
+        let length = copy.data_ref().map_or(0, Bytes::len);
+        self.held += length.max(size_of::<Frame<Bytes>>());
         self.frames.push_back(copy);
         if self.held > self.limit {
             self.let_go();
