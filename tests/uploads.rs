@@ -546,6 +546,20 @@ mod memory {
     }
 
     #[tokio::test]
+    async fn tiny_pieces_count_with_the_room_that_they_take_up() {
+        let qyapi = Qyapi::start().await;
+        for client in both_wecoms(&qyapi, 1024).await {
+            for (pieces, errcode) in [(5, "0"), (1000, "42001")] {
+                qyapi.expire(SECRET);
+                let bytes = stream::iter((0..pieces).map(|_| Ok::<_, Infallible>("x")));
+                let request = post(&qyapi, &client, Body::wrap_stream(bytes));
+                let answer = request.send().await.unwrap();
+                assert_eq!(answer.headers()["error-code"], errcode, "{pieces} pieces");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_body_in_memory_knows_no_limit() {
         let qyapi = Qyapi::start().await;
         for client in both_wecoms(&qyapi, 0).await {
