@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::redact;
+
 /// The error type of stores and other foreign code.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -96,7 +98,8 @@ impl Error {
     /// A failure that may pass, such as a lost connection: the fetch is tried again, and if it goes on failing, held back for
     /// a few seconds.
     ///
-    /// The URL of a [`reqwest::Error`] loses its query here, since secrets travel in it.
+    /// The URL of a [`reqwest::Error`] loses its query here, since secrets travel in it. Of another error that shows a URL with
+    /// a query, such as that of a layer of a client, only the text is kept, without the query.
     pub fn transient(cause: impl Into<BoxError>) -> Self {
         Self::Transient(without_query(cause.into()))
     }
@@ -104,7 +107,8 @@ impl Error {
     /// A failure that will not pass by itself, such as a wrong secret: the fetch is not tried again, and the next one is
     /// held back for 10 s or more.
     ///
-    /// The URL of a [`reqwest::Error`] loses its query here, since secrets travel in it.
+    /// The URL of a [`reqwest::Error`] loses its query here, since secrets travel in it. Of another error that shows a URL with
+    /// a query, such as that of a layer of a client, only the text is kept, without the query.
     pub fn refused(cause: impl Into<BoxError>) -> Self {
         Self::Refused(without_query(cause.into()))
     }
@@ -112,7 +116,8 @@ impl Error {
     /// The source waits for something that has yet to come, such as a message from the platform or a token that another
     /// process puts into the store: the next request may ask again.
     ///
-    /// The URL of a [`reqwest::Error`] loses its query here, since secrets travel in it.
+    /// The URL of a [`reqwest::Error`] loses its query here, since secrets travel in it. Of another error that shows a URL with
+    /// a query, such as that of a layer of a client, only the text is kept, without the query.
     pub fn not_ready(cause: impl Into<BoxError>) -> Self {
         Self::NotReady(without_query(cause.into()))
     }
@@ -179,6 +184,12 @@ fn without_query(mut cause: BoxError) -> Arc<BoxError> {
     };
     if let Some(url) = error.and_then(reqwest::Error::url_mut) {
         url.set_query(None);
+        url.set_fragment(None);
+    }
+    // The URL of an error that lies deeper cannot be reached.
+    if redact::without_queries(&redact::all_that_is_said(&*cause)).is_some() {
+        let text = redact::in_one_line(&*cause);
+        cause = redact::without_queries(&text).unwrap_or(text).into();
     }
     Arc::new(cause)
 }

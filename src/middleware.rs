@@ -7,7 +7,9 @@ use http::Extensions;
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
 use tokio::time::{Instant, timeout};
+use tower_http::follow_redirect::RequestUri;
 
+use crate::redact::{self, OfALayer};
 use crate::replay::Replay;
 use crate::reply::Reply;
 use crate::scope::{self, Scope};
@@ -152,10 +154,12 @@ impl AccessTokenMiddleware {
     ) -> reqwest_middleware::Result<Reply> {
         scope::put_on(request.url_mut(), token);
         time.limit(&mut request);
-        let response = next
+        let mut response = next
             .run(request, extensions)
             .await
-            .map_err(|error| without_token(error, token))?;
+            .map_err(|error| without_token(error, token, url))?;
+        // `reqwest` leaves the URL here too.
+        response.extensions_mut().remove::<RequestUri>();
         let moved = scope::moved(response.url(), url, token);
         if self.scope.is_api(response.url()) {
             Ok(Reply::read(response, moved).await)
@@ -210,9 +214,15 @@ impl Middleware for AccessTokenMiddleware {
 fn without_token(
     mut error: reqwest_middleware::Error,
     token: &AccessToken,
+    asked: &Url,
 ) -> reqwest_middleware::Error {
     if let Some(url) = error.url_mut() {
-        scope::take_off(url, token);
+        scope::take_off(url, token, asked);
+    }
+    // The URL of a layer's own error cannot be reached.
+    if redact::shows(&redact::all_that_is_said(&error), token.expose_secret()) {
+        let failure = OfALayer::new(&error, token.expose_secret());
+        return reqwest_middleware::Error::middleware(failure);
     }
     error
 }

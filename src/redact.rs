@@ -1,16 +1,21 @@
-//! Keeping secrets out of texts that others have written.
+//! Keeping secrets out of what others have written.
+
+use std::error::Error as StdError;
+use std::fmt::Write;
 
 use percent_encoding::percent_decode_str;
+use reqwest::Url;
 
 /// A text may be wrapped into a URL, and that into another.
 const MOST_DECODINGS: usize = 3;
 
-/// The text without the secrets. Where one is there in percent-encoded form, nothing of the text is kept.
+/// The text without the secrets. Where one is there in percent-encoded form, or as `{:?}` shows it, nothing of the text is kept.
 pub(crate) fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
     let mut text = text.to_owned();
     for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
         text = text.replace(secret, "***");
-        if shows(&text, secret) {
+        let quoted = format!("{secret:?}");
+        if shows(&text, secret) || text.contains(quoted.trim_matches('"')) {
             return "(a text that held a secret)".to_owned();
         }
     }
@@ -19,7 +24,7 @@ pub(crate) fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>)
 
 /// Whether the secret can be read in the text, percent-encoded ones included.
 pub(crate) fn shows(text: &str, secret: &str) -> bool {
-    shows_when_decoded(text, secret, MOST_DECODINGS)
+    !secret.is_empty() && shows_when_decoded(text, secret, MOST_DECODINGS)
 }
 
 fn shows_when_decoded(text: &str, secret: &str, times: usize) -> bool {
@@ -37,14 +42,118 @@ fn shows_when_decoded(text: &str, secret: &str, times: usize) -> bool {
     })
 }
 
+/// Takes the secret out of a URL, wherever a redirect has put it: each part of the URL that shows it goes as a whole.
+pub(crate) fn take_out(url: &mut Url, secret: &str) {
+    if !shows(url.as_str(), secret) {
+        return;
+    }
+    let parts = url.query().unwrap_or_default().split('&');
+    let kept: Vec<_> = parts.filter(|part| !shows(part, secret)).collect();
+    let kept = kept.join("&");
+    url.set_query((!kept.is_empty()).then_some(&kept));
+    if shows(url.as_str(), secret) {
+        url.set_fragment(None);
+        // Neither can fail where there is one to be taken off.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+    }
+    if shows(url.as_str(), secret) {
+        url.set_path("");
+    }
+}
+
+/// A failure of a layer of a client, whose URL cannot be reached: its kind and redacted text only.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} (from a layer of the client): {text}")]
+pub(crate) struct OfALayer {
+    kind: &'static str,
+    text: String,
+}
+
+impl OfALayer {
+    pub(crate) fn new(error: &reqwest_middleware::Error, secret: &str) -> Self {
+        Self {
+            kind: match request_error(error) {
+                Some(error) if error.is_timeout() => "timed out",
+                Some(error) if error.is_connect() => "no connection",
+                _ => "not sent",
+            },
+            text: redact(&in_one_line(error), [secret]),
+        }
+    }
+}
+
+/// The error of the request itself that a layer has wrapped, as far as it can be reached.
+pub(crate) fn request_error(error: &reqwest_middleware::Error) -> Option<&reqwest::Error> {
+    match error {
+        reqwest_middleware::Error::Reqwest(error) => Some(error),
+        reqwest_middleware::Error::Middleware(content) => {
+            content
+                .chain()
+                .find_map(|cause| match cause.downcast_ref() {
+                    Some(reqwest_middleware::Error::Reqwest(error)) => Some(error),
+                    _ => cause.downcast_ref(),
+                })
+        }
+    }
+}
+
+/// All that an error and its sources say, in every form in which they can be formatted.
+pub(crate) fn all_that_is_said(error: &(dyn StdError + 'static)) -> String {
+    let mut said = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let _ = writeln!(said, "{error}\n{error:?}\n{error:#?}");
+        next = error.source();
+    }
+    said
+}
+
+/// What an error and its sources say, in one line.
+pub(crate) fn in_one_line(error: &(dyn StdError + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            let _ = write!(line, ": {text}");
+        }
+        next = error.source();
+    }
+    line
+}
+
+/// The text with the queries of its URLs cut off; `None` if it has no URL with a query.
+pub(crate) fn without_queries(text: &str) -> Option<String> {
+    let mut left = String::new();
+    let mut rest = text;
+    let mut has_query = false;
+    while let Some((before, url)) = rest.split_once("://") {
+        let (url, after) = url.split_at(url.find(char::is_whitespace).unwrap_or(url.len()));
+        left.extend([before, "://"]);
+        match url.split_once('?') {
+            Some((url, _query)) => {
+                has_query = true;
+                left.extend([url, "?***"]);
+            }
+            None => left.push_str(url),
+        }
+        rest = after;
+    }
+    left.push_str(rest);
+    has_query.then_some(left)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::redact;
+    use super::*;
 
     #[test]
     fn no_form_of_a_secret_is_left() {
         assert_eq!(redact("a b=c&d e", ["b=c&d"]), "a *** e");
         assert_eq!(redact("nothing here", ["secret", ""]), "nothing here");
+        let quoted = redact("s=\"a\\nb\\\"c\"", ["a\nb\"c"]);
+        assert!(!quoted.contains("s="), "{quoted}");
         for encoded in [
             "x?s=b%3Dc%26+d",
             "x?s=b%3dc%26%20d",
@@ -53,6 +162,54 @@ mod tests {
         ] {
             let left = redact(encoded, ["b=c& d"]);
             assert!(!left.contains("s="), "{left}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_taken_out_of_a_url_wherever_it_is() {
+        for (with, without) in [
+            ("https://h/p?a=1&b=2#f", "https://h/p?a=1&b=2#f"),
+            ("https://h/p?s=SECRET", "https://h/p"),
+            ("https://h/p?s=SECRET&a=1#f", "https://h/p?a=1#f"),
+            ("https://h/p?SECRET=1", "https://h/p"),
+            ("https://h/p?a=1&back=/x?s=SECRET", "https://h/p?a=1"),
+            (
+                "https://h/p?a=1&back=%252Fx%253Fs%253DSECRET",
+                "https://h/p?a=1",
+            ),
+            ("https://h/p?a=1#s=SECRET", "https://h/p?a=1"),
+            ("https://h/SECRET/p?a=1", "https://h/?a=1"),
+            ("https://SECRET:x@h/p?a=1", "https://h/p?a=1"),
+            ("https://x:SECRET@h/p?a=1", "https://h/p?a=1"),
+        ] {
+            let mut url: Url = with.parse().unwrap();
+            take_out(&mut url, "SECRET");
+            assert_eq!(url.as_str(), without);
+            take_out(&mut url, "");
+            assert_eq!(url.as_str(), without, "an empty secret is in no URL");
+        }
+    }
+
+    #[test]
+    fn queries_are_cut_off_to_the_next_blank() {
+        for (text, left) in [
+            (
+                "for url (https://h/p?s=a)b) and",
+                "for url (https://h/p?*** and",
+            ),
+            (
+                "https://h/p?a=1\nhttps://h/q?b",
+                "https://h/p?***\nhttps://h/q?***",
+            ),
+            (
+                "\"https://h/p\", https://h?x",
+                "\"https://h/p\", https://h?***",
+            ),
+        ] {
+            assert_eq!(without_queries(text).as_deref(), Some(left));
+        }
+        for text in ["", "why?", "://", "https://h/p why?", "a://b c://d"] {
+            assert_eq!(without_queries(text), None, "{text}");
         }
     }
 }

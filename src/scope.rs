@@ -1,10 +1,9 @@
 //! Which requests are ours, and putting a token on a URL and taking it off.
 
-use std::borrow::Cow;
-
 use http::Extensions;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::Url;
+use secrecy::zeroize::Zeroizing;
 
 use crate::redact;
 use crate::{AccessToken, Audience};
@@ -65,6 +64,8 @@ impl Scope {
             "it carries `NoAccessToken`"
         } else if self.takes_other_credential(url) {
             "the path takes another credential"
+        } else if may_lead_elsewhere(url.path()) {
+            "the path has an encoded dot segment"
         } else if has_credential_of_its_own(url) {
             "its query holds a credential already"
         } else {
@@ -94,6 +95,13 @@ impl Scope {
     }
 }
 
+/// Whether a server that decodes a path before it takes the dot segments out would find another one than is written here. Dot
+/// segments between plain slashes, encoded dots included, are gone from every [`Url`].
+fn may_lead_elsewhere(path: &str) -> bool {
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    path.contains('%') && decoded.split(['/', '\\']).any(|segment| segment == "..")
+}
+
 fn has_credential_of_its_own(url: &Url) -> bool {
     url.query_pairs().any(|(name, _)| {
         let name = name.to_ascii_lowercase();
@@ -108,16 +116,23 @@ const UNENCODED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-fn encoded(token: &AccessToken) -> Cow<'_, str> {
-    utf8_percent_encode(token.expose_secret(), &UNENCODED).into()
+/// The token as a query has it.
+fn pair(token: &AccessToken) -> Zeroizing<String> {
+    const NAME: &str = "access_token=";
+    let value = token.expose_secret();
+    // Room for all of it, since one that grows leaves a copy behind.
+    let mut pair = Zeroizing::new(String::with_capacity(NAME.len() + 3 * value.len()));
+    pair.push_str(NAME);
+    pair.extend(utf8_percent_encode(value, &UNENCODED));
+    pair
 }
 
 /// Puts the token at the end of the query. The rest of the URL stays byte for byte as it was.
 pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
-    let token = encoded(token);
+    let pair = pair(token);
     let query = match url.query() {
-        Some(query) => format!("{query}&access_token={token}"),
-        None => format!("access_token={token}"),
+        Some(query) => Zeroizing::new([query, "&", &pair].concat()),
+        None => pair,
     };
     url.set_query(Some(&query));
 }
@@ -126,46 +141,39 @@ pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
 pub(crate) fn moved(came_from: &Url, sent_to: &Url, token: &AccessToken) -> Option<Url> {
     let mark = if sent_to.query().is_some() { '&' } else { '?' };
     let added = came_from.as_str().strip_prefix(sent_to.as_str());
-    let value = added.and_then(|added| added.strip_prefix(mark)?.strip_prefix("access_token="));
-    if value == Some(&*encoded(token)) {
+    if added.and_then(|added| added.strip_prefix(mark)) == Some(&**pair(token)) {
         return None;
     }
     let mut url = came_from.clone();
-    take_off(&mut url, token);
+    take_off(&mut url, token, sent_to);
     Some(url)
 }
 
-/// Takes the token off again. Where a redirect has moved it elsewhere, or wrapped it into something, that goes too.
-pub(crate) fn take_off(url: &mut Url, token: &AccessToken) {
-    let pair = format!("access_token={}", encoded(token));
-    if url.query() == Some(&*pair) {
+/// Takes the token off again. Where this is not the URL that was asked for, since there was a redirect, which may have moved the
+/// token or wrapped it into something, that goes too.
+pub(crate) fn take_off(url: &mut Url, token: &AccessToken, asked: &Url) {
+    let pair = pair(token);
+    if url.query() == Some(&**pair) {
         url.set_query(None);
     } else if let Some(rest) = url
         .query()
-        .and_then(|query| query.strip_suffix(&*pair)?.strip_suffix('&'))
+        .and_then(|query| query.strip_suffix(&**pair)?.strip_suffix('&'))
     {
         let rest = rest.to_owned();
         url.set_query(Some(&rest));
     }
-    let shows = |text: &str| redact::shows(text, token.expose_secret());
-    if !shows(url.as_str()) {
-        return;
-    }
-    let parts = url.query().unwrap_or_default().split('&');
-    let kept: Vec<_> = parts.filter(|part| !shows(part)).collect();
-    let kept = kept.join("&");
-    url.set_query((!kept.is_empty()).then_some(&kept));
-    if url.fragment().is_some_and(shows) {
-        url.set_fragment(None);
-    }
-    if shows(url.as_str()) {
-        url.set_path("");
+    // What was answered has no fragment.
+    let is_as_asked = url == asked || asked.as_str().split('#').next() == Some(url.as_str());
+    if !is_as_asked {
+        redact::take_out(url, token.expose_secret());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -198,7 +206,7 @@ mod tests {
             let mut now = before.clone();
             put_on(&mut now, &token);
             assert_eq!(now.as_str(), with);
-            take_off(&mut now, &token);
+            take_off(&mut now, &token, &before);
             assert_eq!(now, before);
         }
     }
@@ -212,6 +220,16 @@ mod tests {
         assert_eq!(pairs[0], ("x".into(), "1".into()));
         assert_eq!(pairs[1], ("access_token".into(), value.into()));
         assert_eq!(pairs.len(), 2);
+    }
+
+    #[test]
+    fn a_short_token_takes_nothing_else_along() {
+        let token = token("a");
+        let asked = url("https://h/cgi-bin/agent/get?a=1#a");
+        let mut now = asked.clone();
+        put_on(&mut now, &token);
+        take_off(&mut now, &token, &asked);
+        assert_eq!(now, asked);
     }
 
     #[test]
@@ -239,7 +257,7 @@ mod tests {
             ("https://h/TOKEN/p?a=1", "https://h/?a=1"),
         ] {
             let mut with = url(with);
-            take_off(&mut with, &token);
+            take_off(&mut with, &token, &url("https://h/p?a=1"));
             assert_eq!(with, url(without));
         }
     }
@@ -299,5 +317,118 @@ mod tests {
         extensions.insert(NoAccessToken);
         let url = url("https://qyapi.weixin.qq.com/cgi-bin/user/get");
         assert!(!Scope::of(&Audience::default()).is_ours(&url, &extensions));
+    }
+
+    #[test]
+    fn odd_ways_to_write_the_origin_and_the_path_are_decided() {
+        let public = Scope::of(&Audience::default());
+        for (text, expected) in [
+            // The host is compared as it is connected to.
+            ("https://qYaPi.WeIxIn.Qq.CoM/cgi-bin/x", true),
+            ("https://\u{ff51}yapi.weixin.qq.com/cgi-bin/x", true),
+            ("https://qyapi\u{3002}weixin.qq.com/cgi-bin/x", true),
+            ("https://%71yapi.weixin.qq.com/cgi-bin/x", true),
+            ("https://\u{051b}yapi.weixin.qq.com/cgi-bin/x", false),
+            ("https://qyapi.weixin.qq.com../cgi-bin/x", false),
+            ("https://qyapi.weixin.qq.co/cgi-bin/x", false),
+            ("https://weixin.qq.com/cgi-bin/x", false),
+            ("https://[::1]/cgi-bin/x", false),
+            ("https://127.0.0.1/cgi-bin/x", false),
+            // A name and a password go to the same host.
+            ("https://name:password@qyapi.weixin.qq.com/cgi-bin/x", true),
+            (
+                "https://qyapi.weixin.qq.com:443@evil.example/cgi-bin/x",
+                false,
+            ),
+            (
+                "https://qyapi.weixin.qq.com\\@evil.example/cgi-bin/x",
+                false,
+            ),
+            (
+                "https://evil.example\\@qyapi.weixin.qq.com/cgi-bin/x",
+                false,
+            ),
+            ("https://evil.example#@qyapi.weixin.qq.com/cgi-bin/x", false),
+            ("https://evil.example?@qyapi.weixin.qq.com/cgi-bin/x", false),
+            ("https:qyapi.weixin.qq.com/cgi-bin/x", true),
+            ("https://qyapi.weixin.qq.com:444/cgi-bin/x", false),
+            ("wss://qyapi.weixin.qq.com/cgi-bin/x", false),
+            // The path is compared as it is sent.
+            ("https://qyapi.weixin.qq.com/a/../cgi-bin/x", true),
+            ("https://qyapi.weixin.qq.com/cgi-bin/%2e%2e/x", false),
+            ("https://qyapi.weixin.qq.com/cgi-bin/..%2fx", false),
+            ("https://qyapi.weixin.qq.com/cgi-bin/a%2F..%5Cx", false),
+            ("https://qyapi.weixin.qq.com/cgi-bin/a..%2Fx", true),
+            ("https://qyapi.weixin.qq.com/cgi-bin/a%2Fb", true),
+            ("https://qyapi.weixin.qq.com/cgi-bin//x", true),
+            ("https://qyapi.weixin.qq.com\\cgi-bin\\x", true),
+            ("https://qyapi.weixin.qq.com/%63gi-bin/x", false),
+            ("https://qyapi.weixin.qq.com/Cgi-bin/x", false),
+            // A credential is one however its name is written.
+            (
+                "https://qyapi.weixin.qq.com/cgi-bin/x?%61ccess_token=",
+                false,
+            ),
+            (
+                "https://qyapi.weixin.qq.com/cgi-bin/x?ACCESS_TOKEN=a",
+                false,
+            ),
+            (
+                "https://qyapi.weixin.qq.com/cgi-bin/x?access_token=a&access_token=b",
+                false,
+            ),
+            ("https://qyapi.weixin.qq.com/cgi-bin/x?a=access_token", true),
+            (
+                "https://qyapi.weixin.qq.com/cgi-bin/x?access%255Ftoken=a",
+                true,
+            ),
+            (
+                "https://qyapi.weixin.qq.com/cgi-bin/x#?access_token=a",
+                true,
+            ),
+        ] {
+            let ours = Url::parse(text).is_ok_and(|url| public.is_ours(&url, &Extensions::new()));
+            assert_eq!(ours, expected, "{text}");
+        }
+        let v6 = Scope::of(&Audience::new(url("https://[::1]:7443/")));
+        let ours = |text: &str| v6.is_ours(&url(text), &Extensions::new());
+        assert!(ours("https://[0:0::1]:7443/cgi-bin/x"));
+        assert!(!ours("https://[::2]:7443/cgi-bin/x"));
+        assert!(!ours("https://[::1]/cgi-bin/x"));
+    }
+
+    proptest! {
+        #[test]
+        fn taking_a_token_off_gives_the_callers_url_back(
+            path in "[ -~é张]{0,12}", query in "(\\?[ -~é张]{0,16})?", fragment in "(#[ -~é]{0,6})?",
+            value in "[ -~é\\n]{1,24}",
+        ) {
+            let text = format!("https://h/{}{query}{fragment}", path.replace(['?', '#'], ""));
+            let before = url(&text);
+            let token = token(&value);
+            let mut now = before.clone();
+            put_on(&mut now, &token);
+            let last = now.query_pairs().last();
+            prop_assert_eq!(last, Some(("access_token".into(), value.into())));
+            take_off(&mut now, &token, &before);
+            prop_assert_eq!(now.as_str(), before.as_str());
+        }
+
+        #[test]
+        fn only_a_url_of_our_origin_and_path_is_given_a_token(
+            scheme in "https?", user in "(q{1,2}@|qyapi\\.weixin\\.qq\\.com@|a:b@)?",
+            host in "(qyapi\\.weixin\\.qq\\.com|QYAPI\\.weixin\\.qq\\.com|h|127\\.0\\.0\\.1)(\\.|\\.evil\\.example)?",
+            port in "(:(443|80|8443))?", path in "[/\\\\]{0,2}(cgi-bin|CGI-BIN|cgi%2Dbin|\\.\\.)?[/\\\\]{0,2}[a-z./%2ef]{0,8}",
+            query in "(\\?(access_token=a|key=b|a=[a-z&=%]{0,5}))?",
+        ) {
+            let text = format!("{scheme}://{user}{host}{port}/{path}{query}");
+            if let Ok(url) = Url::parse(&text)
+                && Scope::of(&Audience::default()).is_ours(&url, &Extensions::new())
+            {
+                prop_assert_eq!(url.origin().ascii_serialization(), "https://qyapi.weixin.qq.com");
+                prop_assert!(url.path().starts_with("/cgi-bin/"), "{}", text);
+                prop_assert!(!url.query().unwrap_or_default().contains("access_token"), "{}", text);
+            }
+        }
     }
 }

@@ -5,12 +5,13 @@ use async_trait::async_trait;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use reqwest::{Body, Method, Request, StatusCode, Url};
 use reqwest_middleware::ClientWithMiddleware;
-use serde::Deserialize;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{Audience, TokenSource};
 use crate::errcode;
-use crate::redact::redact;
+use crate::redact::{self, OfALayer, redact};
 use crate::token::MAX_LIFETIME;
 use crate::{AccessToken, BoxError, Credentials, Error};
 
@@ -117,8 +118,16 @@ impl Debug for GetToken {
 #[derive(Deserialize)]
 struct Answer {
     errmsg: Option<Value>,
-    access_token: Option<String>,
+    #[serde(default, deserialize_with = "wiped_when_dropped")]
+    access_token: Option<SecretString>,
     expires_in: Option<Value>,
+}
+
+fn wiped_when_dropped<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SecretString>, D::Error> {
+    let value = Option::<String>::deserialize(deserializer)?;
+    Ok(value.map(SecretString::from))
 }
 
 /// What is wrong with an answer of `gettoken`. The body is never quoted, since it may hold a token.
@@ -140,7 +149,11 @@ enum Unusable {
     Lifetime(i128),
 }
 
-fn read_answer(status: StatusCode, body: &[u8], secret: &str) -> Result<(String, Duration), Error> {
+fn read_answer(
+    status: StatusCode,
+    body: &[u8],
+    secret: &str,
+) -> Result<(SecretString, Duration), Error> {
     if status.is_server_error() {
         return Err(Error::transient(Unusable::Status(status)));
     }
@@ -152,7 +165,8 @@ fn read_answer(status: StatusCode, body: &[u8], secret: &str) -> Result<(String,
     match errcode::of_json(body) {
         None | Some(0) => {}
         Some(errcode) => {
-            let secrets = [Some(secret), answer.access_token.as_deref()];
+            let token = answer.access_token.as_ref();
+            let secrets = [Some(secret), token.map(ExposeSecret::expose_secret)];
             let errmsg = answer.errmsg.as_ref().and_then(Value::as_str);
             let errmsg = redact(errmsg.unwrap_or_default(), secrets.into_iter().flatten());
             return Err(Error::Errcode {
@@ -163,7 +177,9 @@ fn read_answer(status: StatusCode, body: &[u8], secret: &str) -> Result<(String,
     }
     let value = match answer.access_token {
         None => return Err(Error::refused(Unusable::NoToken)),
-        Some(value) if value.is_empty() => return Err(Error::refused(Unusable::EmptyToken)),
+        Some(value) if value.expose_secret().is_empty() => {
+            return Err(Error::refused(Unusable::EmptyToken));
+        }
         Some(value) => value,
     };
     let seconds = answer
@@ -186,14 +202,6 @@ fn whole_number(value: &Value) -> Option<i128> {
     }
 }
 
-/// A failure of a layer in the given client. It may hold the URL, and with it the secret, where it cannot be reached.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind} (from a layer of the client): {text}")]
-struct OfALayer {
-    kind: &'static str,
-    text: String,
-}
-
 fn not_read(error: BoxError) -> Error {
     if error.is::<LengthLimitError>() {
         Error::refused(Unusable::TooLong)
@@ -205,29 +213,23 @@ fn not_read(error: BoxError) -> Error {
 fn not_sent(error: reqwest_middleware::Error, secret: &str) -> Error {
     let lasting = |error: &reqwest::Error| error.is_builder() || error.is_redirect();
     match error {
-        reqwest_middleware::Error::Reqwest(error) if lasting(&error) => Error::refused(error),
-        reqwest_middleware::Error::Reqwest(error) => Error::transient(error),
-        reqwest_middleware::Error::Middleware(error) => {
-            let inner = error.chain().find_map(reqwest_error);
-            let failure = OfALayer {
-                kind: match inner {
-                    Some(error) if error.is_timeout() => "timed out",
-                    Some(error) if error.is_connect() => "no connection",
-                    _ => "not sent",
-                },
-                text: redact(&format!("{error:#}"), [secret]),
-            };
-            match inner {
+        reqwest_middleware::Error::Reqwest(mut error) => {
+            // A redirect may have put it where it outlives the query.
+            if let Some(url) = error.url_mut() {
+                redact::take_out(url, secret);
+            }
+            if lasting(&error) {
+                Error::refused(error)
+            } else {
+                Error::transient(error)
+            }
+        }
+        layered => {
+            let failure = OfALayer::new(&layered, secret);
+            match redact::request_error(&layered) {
                 Some(error) if lasting(error) => Error::refused(failure),
                 _ => Error::transient(failure),
             }
         }
-    }
-}
-
-fn reqwest_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a reqwest::Error> {
-    match error.downcast_ref() {
-        Some(reqwest_middleware::Error::Reqwest(error)) => Some(error),
-        _ => error.downcast_ref(),
     }
 }
