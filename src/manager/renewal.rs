@@ -164,7 +164,15 @@ impl Renewal {
             gate,
             store_health,
             clock.clone(),
+            self.known(),
         )
+    }
+
+    /// All tokens in hand, usable or not.
+    fn known(&self) -> Vec<AccessToken> {
+        let state = self.slot.lock();
+        let local = state.local.as_ref().map(|local| &local.token);
+        state.spent.iter().chain(local).cloned().collect()
     }
 
     /// Leaves the result in the slot.

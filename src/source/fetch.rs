@@ -29,6 +29,8 @@ pub struct Fetch<'a> {
     limits: Limits,
     surroundings: Option<Surroundings<'a>>,
     clock: Clock,
+    /// What a failing store might tell.
+    known: Vec<AccessToken>,
     result: OnceCell<Result<AccessToken, Error>>,
 }
 
@@ -90,6 +92,7 @@ impl<'a> Fetch<'a> {
             limits: Limits::default(),
             surroundings: None,
             clock: Clock::default(),
+            known: Vec::new(),
             result: OnceCell::new(),
         }
     }
@@ -100,11 +103,13 @@ impl<'a> Fetch<'a> {
         gate: &'a Gate,
         store_health: &'a StoreHealth,
         clock: Clock,
+        known: Vec<AccessToken>,
     ) -> Self {
         Self {
             limits,
             surroundings: Some(Surroundings { gate, store_health }),
             clock,
+            known,
             ..self
         }
     }
@@ -219,11 +224,9 @@ impl<'a> Fetch<'a> {
 
     pub(crate) fn store_fails(&self, key: &TokenKey, call: &'static str, failure: &str) {
         let token = self.result().and_then(|result| result.as_ref().ok());
-        let secrets = [
-            self.credentials.expose_secret(),
-            token.map(AccessToken::expose_secret),
-        ];
-        let error = redact(failure, secrets.into_iter().flatten());
+        let tokens = self.known.iter().chain(token);
+        let secrets = tokens.map(AccessToken::expose_secret);
+        let error = redact(failure, secrets.chain(self.credentials.expose_secret()));
         tracing::warn!(%key, call, error, "token store fails");
         if let Some(Surroundings { store_health, .. }) = self.surroundings {
             store_health.failing.store(true, Ordering::Relaxed);
