@@ -43,16 +43,16 @@ impl Places {
         self.look(&format!("{what} {{:#?}}"), &format!("{value:#?}"));
     }
 
-    /// Looks at an error and all its sources.
+    /// Looks at an error, and at all its sources. These count as one place, since how many there are is a matter of luck: a
+    /// connection can be lost in more than one way.
     pub(crate) fn look_into(&mut self, what: &str, error: &(dyn StdError + 'static)) {
-        let mut next = Some(error);
-        let mut name = what.to_owned();
-        while let Some(error) = next {
-            self.look(&format!("{name} {{}}"), &error.to_string());
-            self.look_at(&name, &error);
-            next = error.source();
-            name = format!("source of {what}");
-        }
+        self.look(&format!("{what} {{}}"), &error.to_string());
+        self.look_at(what, &error);
+        let sources = std::iter::successors(error.source(), |&source| source.source());
+        let texts: String = sources
+            .map(|source| format!("{source}\n{source:?}\n{source:#?}\n"))
+            .collect();
+        self.look(&format!("sources of {what}"), &texts);
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Canaries {
     pub(crate) tokens: [&'static str; 2],
 }
 
+const LONGEST_FETCH: Duration = Duration::from_secs(40);
+
 /// Safe in a URL as they are.
 pub(crate) const PLAIN: Canaries = Canaries {
     secret: "QxSec4nWb9kLr",
@@ -347,7 +349,11 @@ impl World {
             careless: retrying(plain()).build(),
             nobody,
         });
-        let manager = manager.store(store.clone());
+        // No limit of the manager's own, so that the failure of the last try is what comes out.
+        let manager = manager
+            .store(store.clone())
+            .fetch_timeout(LONGEST_FETCH)
+            .fetch_limit(LONGEST_FETCH);
         let store_fails = matches!(failure, Failure::StoreFails | Failure::StorePanics);
         let manager = if store_fails {
             manager.local_copy(Duration::ZERO) // so that it is asked at every stage
