@@ -1,5 +1,7 @@
 //! Which requests are ours, and putting a token on a URL and taking it off.
 
+use std::borrow::Cow;
+
 use http::Extensions;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::Url;
@@ -103,9 +105,13 @@ fn may_lead_elsewhere(path: &str) -> bool {
 }
 
 fn has_credential_of_its_own(url: &Url) -> bool {
+    const TOKEN: &[u8] = b"access_token";
     url.query_pairs().any(|(name, _)| {
-        let name = name.to_ascii_lowercase();
-        name.ends_with("access_token") || name == "key" || name == "response_code"
+        let name = name.as_bytes();
+        let end = &name[name.len().saturating_sub(TOKEN.len())..];
+        end.eq_ignore_ascii_case(TOKEN)
+            || name.eq_ignore_ascii_case(b"key")
+            || name.eq_ignore_ascii_case(b"response_code")
     })
 }
 
@@ -116,24 +122,19 @@ const UNENCODED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// The token as a query has it.
-fn pair(token: &AccessToken) -> Zeroizing<String> {
-    const NAME: &str = "access_token=";
-    let value = token.expose_secret();
-    // Room for all of it, since one that grows leaves a copy behind.
-    let mut pair = Zeroizing::new(String::with_capacity(NAME.len() + 3 * value.len()));
-    pair.push_str(NAME);
-    pair.extend(utf8_percent_encode(value, &UNENCODED));
-    pair
+const NAME: &str = "access_token=";
+
+/// The token as a query has it. It is copied only where a character needs encoding, which none does in a token of `WeCom`.
+fn encoded(token: &AccessToken) -> Cow<'_, str> {
+    utf8_percent_encode(token.expose_secret(), &UNENCODED).into()
 }
 
 /// Puts the token at the end of the query. The rest of the URL stays byte for byte as it was.
 pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
-    let pair = pair(token);
-    let query = match url.query() {
-        Some(query) => Zeroizing::new([query, "&", &pair].concat()),
-        None => pair,
-    };
+    let value = encoded(token);
+    let before = url.query().map_or(["", ""], |query| [query, "&"]);
+    // In one piece, since a string that grows leaves a copy behind.
+    let query = Zeroizing::new([before[0], before[1], NAME, &value].concat());
     url.set_query(Some(&query));
 }
 
@@ -141,7 +142,8 @@ pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
 pub(crate) fn moved(came_from: &Url, sent_to: &Url, token: &AccessToken) -> Option<Url> {
     let mark = if sent_to.query().is_some() { '&' } else { '?' };
     let added = came_from.as_str().strip_prefix(sent_to.as_str());
-    if added.and_then(|added| added.strip_prefix(mark)) == Some(&**pair(token)) {
+    let value = added.and_then(|added| added.strip_prefix(mark)?.strip_prefix(NAME));
+    if value == Some(&*encoded(token)) {
         return None;
     }
     let mut url = came_from.clone();
@@ -152,7 +154,7 @@ pub(crate) fn moved(came_from: &Url, sent_to: &Url, token: &AccessToken) -> Opti
 /// Takes the token off again. Where this is not the URL that was asked for, since there was a redirect, which may have moved the
 /// token or wrapped it into something, that goes too.
 pub(crate) fn take_off(url: &mut Url, token: &AccessToken, asked: &Url) {
-    let pair = pair(token);
+    let pair = Zeroizing::new([NAME, &encoded(token)].concat());
     if url.query() == Some(&**pair) {
         url.set_query(None);
     } else if let Some(rest) = url
