@@ -16,6 +16,8 @@ mod store;
 mod token;
 
 pub use async_trait::async_trait;
+#[cfg(feature = "redis")]
+pub use redis;
 
 pub use crate::error::{BoxError, Error};
 pub use crate::manager::{TokenManager, TokenManagerBuilder};
@@ -23,4 +25,6 @@ pub use crate::middleware::{AccessTokenMiddleware, AccessTokenMiddlewareBuilder}
 pub use crate::scope::NoAccessToken;
 pub use crate::source::{Audience, Fetch, GetToken, StoreOnly, TokenSource};
 pub use crate::store::{MokaStore, TokenStore};
+#[cfg(feature = "redis")]
+pub use crate::store::{RedisConnection, RedisStore, RedisStoreBuilder};
 pub use crate::token::{AccessToken, Credentials, TokenKey};

@@ -313,7 +313,7 @@ impl TokenManager {
         now: Instant,
     ) -> Result<Flight, Error> {
         let runtime = Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
-        let limit = renewal::limit(self.shared.settings.limits.all_tries);
+        let limit = renewal::limit(&self.shared.settings.limits);
         let (pilot, flight) = Flight::new(trigger, now + limit);
         let renewal = Renewal {
             shared: self.shared.clone(),

@@ -4,6 +4,7 @@ mod audience;
 mod fetch;
 mod gate;
 mod gettoken;
+mod pause;
 mod store_only;
 
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use async_trait::async_trait;
 
 pub use self::audience::Audience;
 pub use self::fetch::Fetch;
-pub(crate) use self::fetch::{Limits, STORE_LIMIT, StoreHealth};
+pub(crate) use self::fetch::{Hearsay, Limits, STORE_LIMIT, StoreHealth};
 pub(crate) use self::gate::Gate;
 pub use self::gettoken::GetToken;
+pub(crate) use self::pause::{failures_behind, pause_after};
 pub use self::store_only::StoreOnly;
 use crate::{AccessToken, Credentials, Error};
 

@@ -1,12 +1,16 @@
 //! Where tokens are kept.
 
 mod moka;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 pub use self::moka::MokaStore;
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisConnection, RedisStore, RedisStoreBuilder};
 use crate::{AccessToken, BoxError, Error, Fetch, TokenKey};
 
 /// Where tokens are kept, so that others may use them.

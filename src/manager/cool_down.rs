@@ -3,6 +3,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::Error;
+use crate::source::{Hearsay, failures_behind, pause_after};
 
 /// The time after a failed fetch in which no fetch is made for the key: it doubles with each failure in a row.
 #[derive(Debug, Default)]
@@ -26,13 +27,25 @@ impl CoolDown {
 
     /// Begins after a failed fetch. Tells how long it will last, if it does.
     pub(super) fn begin(&mut self, error: &Error, now: Instant) -> Option<Duration> {
-        let (first, longest) = pauses(error)?;
-        let pause = first
-            .saturating_mul(1 << self.failures.min(16))
-            .min(longest);
+        let pause = pause_after(error, self.failures)?;
         self.failures += 1;
         self.hold(error, now + pause);
         Some(pause)
+    }
+
+    /// Begins after the failed fetch of another process, for as long as is left of that one's. Tells how long it will last, if it
+    /// does.
+    pub(super) fn begin_as_heard(&mut self, heard: &Hearsay, now: Instant) -> Option<Duration> {
+        pause_after(&heard.error, 0)?;
+        let failures = failures_behind(&heard.error, heard.pause);
+        self.failures = self.failures.max(failures);
+        self.hold(&heard.error, now + heard.left);
+        Some(heard.left)
+    }
+
+    /// How many fetches have failed in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Holds fetches back until then, where the source as a whole is closed.
@@ -52,18 +65,6 @@ impl CoolDown {
     /// Whether it is of any further consequence: it lasts, or the next failure would make it longer than the first.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.holds.as_ref().is_none_or(|hold| now >= hold.until)
-    }
-}
-
-/// The first and the longest pause after such a failure.
-fn pauses(error: &Error) -> Option<(Duration, Duration)> {
-    let secs = Duration::from_secs;
-    match error {
-        error if error.is_transient() => Some((secs(1), secs(30))),
-        // The whole source is closed then, by its gate.
-        Error::Errcode { errcode: 45009, .. } => None,
-        Error::Refused(_) | Error::Errcode { .. } => Some((secs(10), secs(600))),
-        _ => None,
     }
 }
 
@@ -105,5 +106,20 @@ mod tests {
             cool_down.begin(&Error::transient("lost"), now),
             Some(second)
         );
+    }
+    #[test]
+    fn what_is_heard_from_another_process_counts_like_a_failure_of_its_own() {
+        let (mut cool_down, now) = (CoolDown::default(), Instant::now());
+        let secs = Duration::from_secs;
+        let error = Error::refused("no");
+        let heard = Hearsay {
+            error: error.clone(),
+            pause: secs(20),
+            left: secs(7),
+        };
+        assert_eq!(cool_down.begin_as_heard(&heard, now), Some(secs(7)));
+        assert!(cool_down.error(now + secs(6)).is_some());
+        assert!(cool_down.error(now + secs(7)).is_none());
+        assert_eq!(cool_down.begin(&error, now + secs(7)), Some(secs(40)));
     }
 }

@@ -8,15 +8,12 @@ use tokio::time::{Instant, timeout};
 use super::Shared;
 use super::flight::{Landing, Pilot, Trigger};
 use super::slot::{LocalCopy, Slot, State};
-use crate::source::STORE_LIMIT;
+use crate::source::{Hearsay, Limits, STORE_LIMIT};
 use crate::{AccessToken, Credentials, Error, Fetch};
 
-/// What a store may take beyond the time of the fetch, for one in which a process waits for another's fetch.
-const STORE_PATIENCE: Duration = Duration::from_secs(12);
-
 /// The longest time that a renewal takes, if it runs at all.
-pub(super) fn limit(fetch_limit: Duration) -> Duration {
-    STORE_PATIENCE + fetch_limit * 2 + STORE_LIMIT * 2
+pub(super) fn limit(limits: &Limits) -> Duration {
+    limits.store_patience() + limits.all_tries * 2 + STORE_LIMIT * 2
 }
 
 /// One renewal: it runs as a task of its own.
@@ -33,6 +30,8 @@ struct Outcome {
     landing: Landing,
     /// Whether the source was asked, and not only the store.
     fetched: bool,
+    /// The failure of another process that the store tells of, and that is the landing.
+    heard: Option<Hearsay>,
 }
 
 impl Renewal {
@@ -69,6 +68,7 @@ impl Renewal {
                 .filter(|token| can_serve(&fetch, token, spent.iter().chain([&local])))
                 .unwrap_or(local)),
             fetched: false,
+            heard: None,
         }
     }
 
@@ -101,13 +101,14 @@ impl Renewal {
         Outcome {
             landing,
             fetched: fetch.result().is_some(),
+            heard: fetch.heard().cloned(),
         }
     }
 
     async fn through_store(&self, fetch: &Fetch<'_>) -> Landing {
         let (key, store) = (self.credentials.key(), &self.shared.store);
         let (other_than, spent) = self.unwanted();
-        let limit = fetch.limit() + STORE_PATIENCE;
+        let limit = fetch.limit() + fetch.store_patience();
         // The call is made within the future, so that a panic in it is caught too.
         let asking = async { store.get_or_fetch(key, other_than.as_ref(), fetch).await };
         let failure = match timeout(limit, AssertUnwindSafe(asking).catch_unwind()).await {
@@ -159,12 +160,14 @@ impl Renewal {
             clock,
             ..
         } = &*self.shared;
+        let failures = self.slot.lock().cool_down.failures();
         Fetch::new(source, &self.credentials).of_a_manager(
             settings.limits,
             gate,
             store_health,
             clock.clone(),
             self.known(),
+            failures,
         )
     }
 
@@ -200,7 +203,11 @@ impl Renewal {
             }
             Err(error) if is_current => {
                 state.not_renewed(self.shared.clock.now());
-                if let Some(pause) = state.cool_down.begin(error, now) {
+                let pause = match &outcome.heard {
+                    Some(heard) => state.cool_down.begin_as_heard(heard, now),
+                    None => state.cool_down.begin(error, now),
+                };
+                if let Some(pause) = pause {
                     tracing::warn!(%key, ?pause, %error, "cool-down entered");
                 } else if let Error::Errcode { errcode: 45009, .. } = error
                     && let Some(until) = self.shared.gate.closed_until()

@@ -1,5 +1,6 @@
 use std::fmt::{self, Debug};
 use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
-use super::{Gate, TokenSource};
+use super::{Gate, TokenSource, pause_after};
 use crate::clock::Clock;
 use crate::redact::redact;
 use crate::{AccessToken, BoxError, Credentials, Error, TokenKey};
@@ -32,6 +33,17 @@ pub struct Fetch<'a> {
     /// What a failing store might tell.
     known: Vec<AccessToken>,
     result: OnceCell<Result<AccessToken, Error>>,
+    heard: OnceLock<Hearsay>,
+}
+
+/// A failed fetch of another process, as the store tells of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Hearsay {
+    pub(crate) error: Error,
+    /// How long the other process said that no fetch was to be made, all in all.
+    pub(crate) pause: Duration,
+    /// How much of it is left.
+    pub(crate) left: Duration,
 }
 
 /// How long fetching may take.
@@ -50,11 +62,21 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// What a store may take beyond the time of the fetch: it may wait for the fetch of another process, and if that one died, for
+    /// yet another's.
+    pub(crate) fn store_patience(&self) -> Duration {
+        self.all_tries * 2 + STORE_LIMIT * 3
+    }
+}
+
 /// What the fetches of one manager share.
 #[derive(Clone, Copy)]
 struct Surroundings<'a> {
     gate: &'a Gate,
     store_health: &'a StoreHealth,
+    /// How many fetches for the key have failed in a row before.
+    failures: u32,
 }
 
 impl<'a> Fetch<'a> {
@@ -94,6 +116,7 @@ impl<'a> Fetch<'a> {
             clock: Clock::default(),
             known: Vec::new(),
             result: OnceCell::new(),
+            heard: OnceLock::new(),
         }
     }
 
@@ -104,10 +127,15 @@ impl<'a> Fetch<'a> {
         store_health: &'a StoreHealth,
         clock: Clock,
         known: Vec<AccessToken>,
+        failures: u32,
     ) -> Self {
         Self {
             limits,
-            surroundings: Some(Surroundings { gate, store_health }),
+            surroundings: Some(Surroundings {
+                gate,
+                store_health,
+                failures,
+            }),
             clock,
             known,
             ..self
@@ -136,7 +164,8 @@ impl<'a> Fetch<'a> {
     /// A store may have cut the time of the fetch to whole seconds: a token with the value of `other_than` and less than a
     /// second away from it counts as the same.
     pub fn can_serve(&self, token: &AccessToken, other_than: Option<&AccessToken>) -> bool {
-        is_well_formed(token)
+        // Not its lifetime: the time of the fetch may come from a clock that is ahead of this one.
+        is_well_sized(token)
             && token.expires_at() > self.clock.now()
             && !other_than.is_some_and(|other| token.is_likely(other))
     }
@@ -144,6 +173,59 @@ impl<'a> Fetch<'a> {
     /// What [`run`](Self::run) has brought, if it has been called.
     pub(crate) fn result(&self) -> Option<&Result<AccessToken, Error>> {
         self.result.get()
+    }
+
+    /// For how long no fetch will be made after this failure, so that other processes can be told.
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "for stores that processes share")
+    )]
+    pub(crate) fn pause_after(&self, error: &Error) -> Option<Duration> {
+        let Some(Surroundings { gate, failures, .. }) = self.surroundings else {
+            return pause_after(error, 0);
+        };
+        match error {
+            Error::Errcode { errcode: 45009, .. } => {
+                let until = gate.closed_until()?;
+                Some(until.saturating_duration_since(Instant::now()))
+            }
+            _ => pause_after(error, failures),
+        }
+    }
+
+    /// The store holds this failure of another process, and no fetch is made: this process is to leave the source in peace too.
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "for stores that processes share")
+    )]
+    pub(crate) fn hear(&self, heard: Hearsay) -> Error {
+        let error = heard.error.clone();
+        if let (Error::Errcode { errcode: 45009, .. }, Some(Surroundings { gate, .. })) =
+            (&error, self.surroundings)
+        {
+            gate.close_as_heard(&heard);
+        }
+        let _ = self.heard.set(heard); // A fetch hears of one failure at most.
+        error
+    }
+
+    /// The failure of another process that was heard of, if any.
+    pub(crate) fn heard(&self) -> Option<&Hearsay> {
+        self.heard.get()
+    }
+
+    /// The secret that must show in no text, if there is one.
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "for stores that processes share")
+    )]
+    pub(crate) fn secret(&self) -> Option<&str> {
+        self.credentials.expose_secret()
+    }
+
+    /// How long a store may wait for the fetch of another process.
+    pub(crate) fn store_patience(&self) -> Duration {
+        self.limits.store_patience()
     }
 
     async fn fetch(&self) -> Result<AccessToken, Error> {
@@ -233,7 +315,7 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    fn store_works(&self, key: &TokenKey) {
+    pub(crate) fn store_works(&self, key: &TokenKey) {
         if let Some(Surroundings { store_health, .. }) = self.surroundings
             && store_health.failing.swap(false, Ordering::Relaxed)
         {
@@ -259,7 +341,7 @@ impl Debug for Fetch<'_> {
 }
 
 fn checked(token: AccessToken) -> Result<AccessToken, Error> {
-    if is_well_formed(&token) {
+    if is_well_sized(&token) && !token.lifetime().is_zero() {
         Ok(token)
     } else {
         let (length, lifetime) = (token.expose_secret().len(), token.lifetime());
@@ -270,6 +352,6 @@ fn checked(token: AccessToken) -> Result<AccessToken, Error> {
     }
 }
 
-fn is_well_formed(token: &AccessToken) -> bool {
-    (1..=LONGEST_VALUE).contains(&token.expose_secret().len()) && !token.lifetime().is_zero()
+fn is_well_sized(token: &AccessToken) -> bool {
+    (1..=LONGEST_VALUE).contains(&token.expose_secret().len())
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Hearsay;
 use crate::Error;
 
 /// How many fetches may be in the air while nothing is known yet of the issuer's mood.
@@ -77,6 +78,17 @@ impl Gate {
         }
     }
 
+    /// Closes it because another process was told that the issuer is called too often.
+    pub(super) fn close_as_heard(&self, heard: &Hearsay) {
+        tracing::warn!(pause = ?heard.left, error = %heard.error, "fetches stopped");
+        let closed = Closed {
+            by: heard.error.clone(),
+            until: Instant::now() + heard.left,
+            pause: heard.pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
+        };
+        self.lock().close(closed, self);
+    }
+
     /// When the gate opens again, if it is closed.
     pub(crate) fn closed_until(&self) -> Option<Instant> {
         self.lock().closed.as_ref().map(|closed| closed.until)
@@ -84,6 +96,15 @@ impl Gate {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn close(&mut self, closed: Closed, gate: &Gate) {
+        self.closed = Some(closed);
+        self.at_most = 1;
+        self.closings += 1;
+        gate.room.notify_waiters();
     }
 }
 
@@ -115,14 +136,12 @@ impl Pass<'_> {
                 }
                 .min(LONGEST_PAUSE);
                 tracing::warn!(?pause, %error, "fetches stopped");
-                state.closed = Some(Closed {
+                let closed = Closed {
                     by: error.clone(),
                     until: Instant::now() + pause,
                     pause,
-                });
-                state.at_most = 1;
-                state.closings += 1;
-                self.gate.room.notify_waiters();
+                };
+                state.close(closed, self.gate);
             }
             Err(_) => {}
         }

@@ -1,0 +1,65 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connection::Link;
+use super::{RedisConnection, RedisStore, Shared};
+
+/// No lock is held for longer.
+const LONGEST_LOCK_TIME: Duration = Duration::from_secs(10 * 60);
+
+/// Builds a [`RedisStore`]: see [`RedisStore::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct RedisStoreBuilder {
+    connection: RedisConnection,
+    key_prefix: String,
+    lock_time: Duration,
+    operation_limit: Duration,
+}
+
+impl RedisStoreBuilder {
+    pub(super) fn new(connection: RedisConnection) -> Self {
+        Self {
+            connection,
+            key_prefix: "wecom".into(),
+            lock_time: Duration::from_secs(10),
+            operation_limit: Duration::from_secs(1),
+        }
+    }
+
+    /// What the keys in Redis begin with, up to the first colon. Default: `wecom`.
+    ///
+    /// Programs share tokens if they have the same prefix. It should hold no braces, since in a cluster these decide where a key
+    /// is kept.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
+    }
+
+    /// For how long a process that fetches is waited for, should it die meanwhile. Default: 10 s; at most 10 min.
+    ///
+    /// It is never less than one second more than [`Fetch::limit`](crate::Fetch::limit), the `fetch_limit` of the manager, so that a
+    /// fetch under way is not taken for dead.
+    pub fn lock_time(mut self, time: Duration) -> Self {
+        self.lock_time = time;
+        self
+    }
+
+    /// How long Redis may take for one command, connecting included. Default: 1 s.
+    ///
+    /// Where a token is needed and Redis is down, it is tried again for twice as long before the token is fetched without it.
+    pub fn operation_limit(mut self, limit: Duration) -> Self {
+        self.operation_limit = limit;
+        self
+    }
+
+    /// The store.
+    pub fn build(self) -> RedisStore {
+        RedisStore(Arc::new(Shared {
+            link: Link::new(self.connection, self.operation_limit),
+            key_prefix: self.key_prefix,
+            lock_time: self.lock_time.min(LONGEST_LOCK_TIME),
+            write_back: Default::default(),
+        }))
+    }
+}

@@ -1,0 +1,258 @@
+//! Many processes share one token: real processes and a real Redis.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and tells what it has measured"
+)]
+
+#[path = "redis_support/mod.rs"]
+mod redis_support;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::join_all;
+use redis_support::{Process, Server, Setup, be_a_process_if_told, signal};
+use support::{Qyapi, Repeat, SECRET};
+
+const FLEET: usize = 8;
+const CALLS: usize = 50;
+
+#[test]
+fn process() {
+    be_a_process_if_told();
+}
+
+fn setup(qyapi: &Qyapi, redis: &Server) -> Setup {
+    Setup::new(qyapi.base_url().as_str(), &redis.url())
+}
+
+/// With a lock time of 2 s.
+fn quick_setup(qyapi: &Qyapi, redis: &Server) -> Setup {
+    Setup {
+        fetch_limit: Duration::from_secs(1),
+        lock_time: Duration::ZERO,
+        ..setup(qyapi, redis)
+    }
+}
+
+async fn begin_calls(fleet: &mut [Process], n: usize) {
+    join_all(fleet.iter_mut().map(|process| process.begin_calls(n))).await;
+}
+
+async fn all_succeed(fleet: &mut [Process], n: usize) {
+    for ended in join_all(fleet.iter_mut().map(Process::ended)).await {
+        assert_eq!(ended, (n, vec![]));
+    }
+}
+
+#[tokio::test]
+async fn a_fleet_at_a_cold_start_makes_one_gettoken() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &redis)).await;
+    let gate = qyapi.hold_gettoken();
+    begin_calls(&mut fleet, CALLS).await;
+    gate.arrived(1).await;
+    redis.until_called("eval", FLEET).await;
+    assert_eq!((qyapi.gettoken_count(), qyapi.api_count()), (1, 0));
+    gate.open();
+    all_succeed(&mut fleet, CALLS).await;
+    assert_eq!(
+        (qyapi.gettoken_count(), qyapi.api_count()),
+        (1, FLEET * CALLS)
+    );
+}
+
+#[tokio::test]
+async fn a_fleet_whose_token_is_revoked_in_the_middle_makes_one_more_gettoken() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &redis)).await;
+    begin_calls(&mut fleet, CALLS).await;
+    let is_call = |path: &str| path == "user/get";
+    qyapi
+        .until(|log| log.iter().filter(|it| is_call(&it.path)).count() >= FLEET * CALLS / 2)
+        .await;
+    qyapi.revoke(SECRET);
+    all_succeed(&mut fleet, CALLS).await;
+    begin_calls(&mut fleet, CALLS).await;
+    all_succeed(&mut fleet, CALLS).await;
+    assert_eq!(qyapi.gettoken_count(), 2);
+
+    qyapi.revoke(SECRET);
+    begin_calls(&mut fleet, CALLS).await;
+    all_succeed(&mut fleet, CALLS).await;
+    assert_eq!(qyapi.gettoken_count(), 3);
+}
+
+#[tokio::test]
+async fn those_who_wait_learn_of_the_token_soon() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &redis)).await;
+    let gate = qyapi.hold_gettoken();
+    for process in &mut fleet {
+        process.tell("token").await;
+    }
+    gate.arrived(1).await;
+    redis.until_called("eval", 2 * FLEET).await;
+    let issued_at = SystemTime::now();
+    gate.open();
+    let times = join_all(fleet.iter_mut().map(Process::token_at)).await;
+    let last = times.into_iter().max().unwrap();
+    let waited = last.duration_since(issued_at).unwrap_or_default();
+    println!("the last of {FLEET} processes had the token {waited:?} after it was issued");
+    assert_eq!(qyapi.gettoken_count(), 1);
+}
+
+#[tokio::test]
+async fn a_fleet_with_a_wrong_secret_makes_no_more_fetches_than_one_process() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let setup = Setup {
+        secret: "a-wrong-secret".into(),
+        ..setup(&qyapi, &redis)
+    };
+    let mut fleet = Process::start_many(FLEET, &setup).await;
+    let minute = Duration::from_secs(60);
+    join_all(
+        fleet
+            .iter_mut()
+            .map(|process| process.begin_traffic(minute)),
+    )
+    .await;
+    for (succeeded, errors) in join_all(fleet.iter_mut().map(Process::ended)).await {
+        assert_eq!(succeeded, 0);
+        assert!(errors.iter().all(|it| it.contains("40001")), "{errors:?}");
+    }
+    // One process alone: at the start, 10 s later, 20 s later.
+    assert_eq!(qyapi.gettoken_count(), 3);
+    assert_eq!(qyapi.api_count(), 0);
+}
+
+#[tokio::test]
+async fn an_owner_that_was_killed_is_waited_for_no_longer_than_the_lock_time() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let setup = quick_setup(&qyapi, &redis);
+    let mut owner = Process::start(&setup).await;
+    let mut others = Process::start_many(FLEET - 1, &setup).await;
+    let gate = qyapi.hold_gettoken();
+    owner.begin_calls(1).await;
+    gate.arrived(1).await;
+    let began = Instant::now();
+    begin_calls(&mut others, CALLS).await;
+    redis.until_called("eval", FLEET).await;
+    signal("KILL", owner.pid());
+    gate.arrived(2).await;
+    gate.open();
+    all_succeed(&mut others, CALLS).await;
+    println!("served {:?} after the owner had begun", began.elapsed());
+    assert_eq!(qyapi.gettoken_count(), 2);
+}
+
+#[tokio::test]
+async fn an_owner_that_was_stopped_past_its_time_does_not_replace_the_newer_token() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let setup = quick_setup(&qyapi, &redis);
+    let mut stopped = Process::start(&Setup {
+        stops_after_fetch: true,
+        ..setup.clone()
+    })
+    .await;
+    let mut other = Process::start(&setup).await;
+    stopped.begin_calls(1).await;
+    qyapi.until(|log| log.len() == 1).await;
+    other.calls(1).await;
+    assert_eq!(qyapi.gettoken_count(), 2);
+    let newer = qyapi.current_token(SECRET).unwrap();
+
+    let (key, _) = redis.kept("wecom:{*}").await.unwrap();
+    signal("CONT", stopped.pid());
+    assert_eq!(stopped.ended().await, (1, vec![]));
+    let (same_key, kept) = redis.kept("wecom:{*}").await.unwrap();
+    assert_eq!(key, same_key);
+    assert!(
+        kept.contains(&newer),
+        "the older token was put in its place"
+    );
+    other.calls(1).await;
+    assert_eq!(qyapi.gettoken_count(), 2);
+    assert_eq!(qyapi.count("user/get"), 3, "the older token was used");
+}
+
+#[tokio::test]
+async fn clocks_that_are_hours_apart_cost_no_fetch() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let with_clock = |clock: &str| Setup {
+        clock: Some(clock.into()),
+        ..setup(&qyapi, &redis)
+    };
+    let mut fleet = join_all(
+        [
+            Process::start(&with_clock("+3h")),
+            Process::start(&with_clock("-3h")),
+            Process::start(&with_clock("+0")),
+        ]
+        .map(Box::pin),
+    )
+    .await;
+    for first in 0..fleet.len() {
+        fleet.rotate_left(1);
+        for process in &mut fleet {
+            process.calls(2).await;
+        }
+        assert_eq!(qyapi.gettoken_count(), first + 1);
+        qyapi.revoke(SECRET);
+    }
+}
+
+#[tokio::test]
+async fn an_outage_of_redis_fails_no_request_and_costs_no_fetch_where_none_is_needed() {
+    let (qyapi, mut redis) = (Qyapi::start().await, Server::start());
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &redis)).await;
+    begin_calls(&mut fleet, 1).await;
+    all_succeed(&mut fleet, 1).await;
+
+    let load = Duration::from_secs(2);
+    join_all(fleet.iter_mut().map(|process| process.begin_traffic(load))).await;
+    redis.kill();
+    let seen = qyapi.api_count();
+    qyapi.until(|log| log.len() > seen + 50).await;
+    redis.run();
+    for (succeeded, errors) in join_all(fleet.iter_mut().map(Process::ended)).await {
+        assert!(succeeded > 10);
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+    assert_eq!(qyapi.gettoken_count(), 1);
+
+    // It came back empty: one more fetch where a token is needed.
+    qyapi.revoke(SECRET);
+    begin_calls(&mut fleet, CALLS).await;
+    all_succeed(&mut fleet, CALLS).await;
+    assert_eq!(qyapi.gettoken_count(), 2);
+}
+
+#[tokio::test]
+async fn a_token_needed_in_an_outage_costs_one_fetch_a_process_and_at_most_one_after_it() {
+    let (qyapi, mut redis) = (Qyapi::start().await, Server::with(&["--appendonly", "yes"]));
+    qyapi.on_repeat(Repeat::NewTokenOldValid);
+    let mut fleet = Process::start_many(4, &setup(&qyapi, &redis)).await;
+    begin_calls(&mut fleet, 1).await;
+    all_succeed(&mut fleet, 1).await;
+    assert_eq!(qyapi.gettoken_count(), 1);
+
+    redis.kill();
+    qyapi.revoke(SECRET);
+    begin_calls(&mut fleet, CALLS).await;
+    all_succeed(&mut fleet, CALLS).await;
+    let during = qyapi.gettoken_count() - 1;
+    assert!(during <= 4, "{during} fetches of 4 processes");
+
+    redis.run(); // with the revoked token
+    let mut newcomer = Process::start(&setup(&qyapi, &redis)).await;
+    begin_calls(&mut fleet, CALLS).await;
+    newcomer.calls(CALLS).await;
+    all_succeed(&mut fleet, CALLS).await;
+    let after = qyapi.gettoken_count() - 1 - during;
+    assert!(after <= 1, "{after} fetches after the outage");
+}

@@ -1,0 +1,105 @@
+//! Neither tokens nor secrets nor passwords of Redis show in any text.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "redis_support/mod.rs"]
+mod redis_support;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use redis_support::Server;
+use reqwest_middleware::ClientWithMiddleware;
+use reqwest_wecom::{RedisStore, TokenManager, TokenStore, redis};
+use support::{Qyapi, SECRET, app};
+
+fn store_at(url: &str) -> RedisStore {
+    let client = redis::Client::open(url).unwrap();
+    let limit = Duration::from_millis(200);
+    RedisStore::builder(client).operation_limit(limit).build()
+}
+
+fn manager(qyapi: &Qyapi, store: RedisStore) -> TokenManager {
+    TokenManager::builder(qyapi.source()).store(store).build()
+}
+
+async fn succeeds(qyapi: &Qyapi, client: &ClientWithMiddleware) {
+    let answer = client.get(qyapi.url("user/get")).send().await.unwrap();
+    assert_eq!(answer.headers()["error-code"], "0");
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Logged {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn no_text_shows_a_secret_and_an_outage_is_warned_of_once() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let qyapi = Qyapi::start().await;
+    qyapi.token_suffix("canary-token");
+    let mut redis = Server::start();
+    let url = redis.url().replace("://", "://user:canary-password@");
+    let mut shown = String::new();
+
+    for bad in [
+        "redis://user:canary-password@:x/",
+        "redis://user:canary-password@h/canary-password",
+        "nonsense://canary-password",
+    ] {
+        shown += &format!("{:?}", RedisStore::connect(bad).unwrap_err());
+    }
+    // The server refuses the password.
+    let refused = store_at(&url);
+    shown += &format!("{refused:?} {:?}", refused.get(app().key()).await);
+    let client = qyapi.wecom_on(&manager(&qyapi, refused));
+    succeeds(&qyapi, &client).await;
+    // Down.
+    redis.kill();
+    let manager = manager(&qyapi, store_at(&url));
+    shown += &format!("{manager:?} {:?}", store_at(&url).get(app().key()).await);
+    let before = logged.text().matches("token store fails").count();
+    let client = qyapi.wecom_on(&manager);
+    for _ in 0..20 {
+        succeeds(&qyapi, &client).await;
+    }
+    let text = logged.text();
+    assert_eq!(
+        text.matches("token store fails").count(),
+        before + 1,
+        "{text}"
+    );
+    shown += &text;
+    for canary in ["canary", SECRET] {
+        assert!(!shown.contains(canary), "{shown}");
+    }
+}

@@ -1,0 +1,378 @@
+//! The store in one real Redis: what is kept there, who may, and what trouble costs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "redis_support/mod.rs"]
+mod redis_support;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use redis_support::Server;
+use reqwest_middleware::ClientWithMiddleware;
+use reqwest_wecom::{
+    AccessToken, Credentials, Error, Fetch, RedisStore, TokenManager, TokenSource, TokenStore,
+    async_trait, redis,
+};
+use serde_json::Value;
+use support::{Answer, Qyapi, SECRET, app, other_app};
+
+const TWO_HOURS: Duration = Duration::from_secs(7200);
+const LIMIT: Duration = Duration::from_millis(200);
+
+fn store_at(url: &str) -> RedisStore {
+    let client = redis::Client::open(url).unwrap();
+    RedisStore::builder(client).operation_limit(LIMIT).build()
+}
+
+fn store(redis: &Server) -> RedisStore {
+    store_at(&redis.url())
+}
+
+fn manager(qyapi: &Qyapi, store: RedisStore) -> TokenManager {
+    TokenManager::builder(qyapi.source()).store(store).build()
+}
+
+fn client(qyapi: &Qyapi, redis: &Server) -> ClientWithMiddleware {
+    qyapi.wecom_on(&manager(qyapi, store(redis)))
+}
+
+async fn succeeds(qyapi: &Qyapi, client: &ClientWithMiddleware) {
+    let answer = client.get(qyapi.url("user/get")).send().await.unwrap();
+    assert_eq!(answer.headers()["error-code"], "0");
+}
+
+fn token_key() -> String {
+    format!("wecom:{{{}}}", app().key())
+}
+
+#[tokio::test]
+async fn what_is_put_there_comes_back_the_same() {
+    let redis = Server::start();
+    let store = store(&redis);
+    assert_eq!(store.get(app().key()).await.unwrap(), None);
+    let token = AccessToken::new("value \"'\\ 企业", TWO_HOURS);
+    store.put(app().key(), &token).await.unwrap();
+    let kept = store.get(app().key()).await.unwrap().unwrap();
+    assert_eq!(kept, token);
+    let left = kept.expires_at().duration_since(SystemTime::now()).unwrap();
+    assert!(left <= TWO_HOURS && left > TWO_HOURS - Duration::from_secs(60));
+    store
+        .put(app().key(), &AccessToken::new("dead", Duration::ZERO))
+        .await
+        .unwrap();
+    assert_eq!(store.get(app().key()).await.unwrap(), Some(token));
+}
+
+#[tokio::test]
+async fn the_layout_is_as_documented() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    succeeds(&qyapi, &client(&qyapi, &redis)).await;
+    let (key, text) = redis.kept("*").await.unwrap();
+    assert_eq!(key, token_key());
+    assert!(key.starts_with("wecom:{access_token:ww_corp:") && key.ends_with('}'));
+    let kept: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(kept["value"], qyapi.current_token(SECRET).unwrap());
+    let millis = kept["expires_at"].as_u64().unwrap() - kept["fetched_at"].as_u64().unwrap();
+    assert_eq!(millis, 7_200_000);
+    assert_eq!(kept.as_object().unwrap().len(), 3);
+    let redis::Value::Int(left) = redis.tell(&format!("PTTL {key}")).await else {
+        panic!("no PTTL")
+    };
+    assert!((7_100_000..=7_200_000).contains(&left));
+
+    qyapi.revoke(SECRET);
+    let gate = qyapi.hold_gettoken();
+    let client = client(&qyapi, &redis);
+    let call = tokio::spawn(client.get(qyapi.url("user/get")).send());
+    gate.arrived(1).await;
+    let (_, owner) = redis.kept(&format!("{key}:lock")).await.unwrap();
+    assert!(owner.starts_with(&std::process::id().to_string()));
+    gate.open();
+    call.await.unwrap().unwrap();
+    assert!(redis.kept("*:lock").await.is_none());
+
+    let wrong = Credentials::new(support::CORP, "wrong");
+    let error = manager(&qyapi, store(&redis)).token(&wrong).await;
+    assert!(error.is_err());
+    let (_, failure) = redis.kept("*:failure").await.unwrap();
+    let failure: Value = serde_json::from_str(&failure).unwrap();
+    assert_eq!(failure["kind"]["errcode"], 40001);
+    assert_eq!(failure["pause"], 10_000);
+}
+
+#[tokio::test]
+async fn a_token_that_another_program_has_put_there_is_used() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let value = qyapi.issue(SECRET);
+    // By a clock that is a day ahead, and with an expiry that nobody relies on.
+    let fetched_at = SystemTime::now() + Duration::from_secs(24 * 60 * 60);
+    let fetched_at = fetched_at.duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let text = format!(r#"{{"value":"{value}","fetched_at":{fetched_at},"expires_at":1}}"#);
+    redis
+        .tell(&format!("SET {} {text} PX 60000", token_key()))
+        .await;
+    succeeds(&qyapi, &client(&qyapi, &redis)).await;
+    assert_eq!(qyapi.gettoken_count(), 0);
+}
+
+#[tokio::test]
+async fn garbage_under_our_keys_costs_one_fetch() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let key = token_key();
+    let mut expected = 0;
+    for garbage in [
+        format!("SET {key} garbage PX 60000"),
+        format!("SET {key} {{}} PX 60000"),
+        format!(r#"SET {key} {{"value":"","fetched_at":1,"expires_at":1}} PX 60000"#),
+        format!(r#"SET {key} {{"value":"x","fetched_at":1,"expires_at":1}}"#),
+        format!("RPUSH {key} a b"),
+        format!("SET {key}:lock held-for-ever"),
+        format!("RPUSH {key}:lock a"),
+        format!("SET {key}:failure {{}}"),
+        format!("HSET {key}:failure a b"),
+    ] {
+        redis.tell("FLUSHALL").await;
+        redis.tell(&garbage).await;
+        expected += 1;
+        for _ in 0..2 {
+            succeeds(&qyapi, &client(&qyapi, &redis)).await;
+        }
+        assert_eq!(qyapi.gettoken_count(), expected, "{garbage}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_the_local_copy_serves_sends_nothing_to_redis() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let client = client(&qyapi, &redis);
+    succeeds(&qyapi, &client).await;
+    redis.tell("CONFIG RESETSTAT").await;
+    for _ in 0..100 {
+        succeeds(&qyapi, &client).await;
+    }
+    for command in ["eval", "get", "set", "pttl", "ping"] {
+        assert_eq!(redis.calls(command).await, 0, "{command}");
+    }
+    qyapi.revoke(SECRET);
+    succeeds(&qyapi, &client).await;
+    // The step that finds the rejected token, the one that takes the lock, the commit.
+    assert_eq!(redis.calls("eval").await, 3);
+}
+
+#[tokio::test]
+async fn the_documented_rights_are_enough_and_end_at_the_prefix() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    redis
+        .tell("ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl")
+        .await;
+    let url = redis.url().replace("://", "://wecom:PASSWORD@");
+    let wecom = store_at(&url);
+    let client = qyapi.wecom_on(&manager(&qyapi, wecom.clone()));
+    succeeds(&qyapi, &client).await;
+    qyapi.revoke(SECRET);
+    succeeds(&qyapi, &client).await;
+    assert_eq!(qyapi.gettoken_count(), 2);
+    let token = wecom.get(app().key()).await.unwrap().unwrap();
+    assert_eq!(
+        Some(token.expose_secret()),
+        qyapi.current_token(SECRET).as_deref()
+    );
+    wecom.put(app().key(), &token).await.unwrap();
+    let wrong = Credentials::new(support::CORP, "wrong");
+    assert!(manager(&qyapi, wecom).token(&wrong).await.is_err());
+    assert!(redis.kept("*:failure").await.is_some());
+
+    let client = redis::Client::open(url).unwrap();
+    let other = RedisStore::builder(client).key_prefix("other").build();
+    let error = other.get(app().key()).await.unwrap_err().to_string();
+    assert!(
+        error.contains("NOPERM") || error.contains("NoPerm"),
+        "{error}"
+    );
+    assert!(other.put(app().key(), &token).await.is_err());
+}
+
+#[tokio::test]
+async fn prefixes_keep_programs_apart() {
+    let redis = Server::start();
+    let with = |prefix: &str| {
+        let client = redis::Client::open(redis.url()).unwrap();
+        RedisStore::builder(client).key_prefix(prefix).build()
+    };
+    let token = AccessToken::new("value", TWO_HOURS);
+    with("a").put(app().key(), &token).await.unwrap();
+    assert_eq!(with("b").get(app().key()).await.unwrap(), None);
+    assert_eq!(with("a").get(app().key()).await.unwrap(), Some(token));
+}
+
+#[tokio::test]
+async fn one_who_is_told_that_another_was_blocked_makes_no_fetch_for_any_app() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    qyapi.script("gettoken", Answer::errcode(45009));
+    let blocked = |result| matches!(result, Err(Error::Errcode { errcode: 45009, .. }));
+    let [first, second] = [store(&redis), store(&redis)].map(|store| manager(&qyapi, store));
+    assert!(blocked(first.token(&app()).await));
+    assert!(blocked(second.token(&app()).await));
+    assert!(blocked(second.token(&other_app()).await));
+    assert_eq!(qyapi.gettoken_count(), 1);
+}
+
+#[tokio::test]
+async fn a_failure_of_another_counts_for_as_long_as_is_left_of_it() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    qyapi.script("gettoken", Answer::errcode(40001));
+    let [first, second] = [store(&redis), store(&redis)].map(|store| manager(&qyapi, store));
+    assert!(first.token(&app()).await.is_err());
+    let key = format!("{}:failure", token_key());
+    redis.tell(&format!("PEXPIRE {key} 500")).await;
+    let began = Instant::now();
+    while let Err(error) = second.token(&app()).await {
+        assert!(matches!(error, Error::Errcode { errcode: 40001, .. }));
+        assert!(began.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert_eq!(qyapi.gettoken_count(), 2);
+}
+
+/// A source that gives these tokens, one for each fetch.
+struct Gives(Mutex<Vec<AccessToken>>);
+
+impl Gives {
+    fn new(token: &AccessToken) -> Self {
+        Self(Mutex::new(vec![token.clone()]))
+    }
+}
+
+#[async_trait]
+impl TokenSource for Gives {
+    async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
+        self.0
+            .lock()
+            .unwrap()
+            .pop()
+            .ok_or(Error::refused("no more"))
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_told_apart_by_their_fetch_and_not_by_their_text_alone() {
+    let redis = Server::start();
+    let (store, credentials) = (store(&redis), app());
+    let now = SystemTime::now();
+    let at = |seconds| now + Duration::from_secs(seconds);
+    let expiry = now + TWO_HOURS;
+    let old = AccessToken::from_parts("same", at(0), expiry);
+    let new = AccessToken::from_parts("same", at(100), expiry);
+    store.put(credentials.key(), &new).await.unwrap();
+    let nothing = Gives(Mutex::default());
+
+    let fetch = Fetch::new(&nothing, &credentials);
+    let found = store.get_or_fetch(credentials.key(), Some(&old), &fetch);
+    assert_eq!(found.await.unwrap(), new);
+
+    let newest = AccessToken::from_parts("same", at(200), expiry);
+    let source = Gives::new(&newest);
+    let fetch = Fetch::new(&source, &credentials);
+    let fetched = store.get_or_fetch(credentials.key(), Some(&new), &fetch);
+    assert_eq!(fetched.await.unwrap(), newest);
+    assert_eq!(store.get(credentials.key()).await.unwrap(), Some(newest));
+}
+
+#[test]
+fn a_store_is_made_outside_of_a_runtime_and_outlives_those_that_use_it() {
+    let redis = Server::start();
+    let lazy = RedisStore::connect(redis.url()).unwrap();
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let token = AccessToken::new("value", TWO_HOURS);
+    runtime().block_on(async { lazy.put(app().key(), &token).await.unwrap() });
+    let first = runtime();
+    let manager = first.block_on(async {
+        let client = redis::Client::open(redis.url()).unwrap();
+        client.get_connection_manager().await.unwrap()
+    });
+    let given = RedisStore::new(manager);
+    first.block_on(async { given.get(app().key()).await.unwrap().unwrap() });
+    drop(first);
+    for store in [lazy, given] {
+        for _ in 0..2 {
+            let kept = runtime().block_on(async { store.get(app().key()).await.unwrap() });
+            assert_eq!(kept.as_ref(), Some(&token));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_program_starts_while_redis_is_down_and_its_token_is_kept_when_it_is_back() {
+    let qyapi = Qyapi::start().await;
+    let mut redis = Server::start();
+    redis.kill();
+    let client = client(&qyapi, &redis);
+    succeeds(&qyapi, &client).await;
+    redis.run();
+    redis.until_called("set", 1).await;
+    let (_, text) = redis.kept(&token_key()).await.unwrap();
+    assert!(text.contains(&qyapi.current_token(SECRET).unwrap()));
+    succeeds(&qyapi, &self::client(&qyapi, &redis)).await;
+    assert_eq!(qyapi.gettoken_count(), 1);
+}
+
+#[tokio::test]
+async fn trouble_costs_one_fetch_and_its_end_none() {
+    let qyapi = Qyapi::start().await;
+    let redis = Server::start();
+    for (begin, end) in [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    ] {
+        redis.tell("FLUSHALL").await;
+        let client = client(&qyapi, &redis);
+        let before = qyapi.gettoken_count();
+        redis.tell(begin).await;
+        succeeds(&qyapi, &client).await;
+        assert_eq!(qyapi.gettoken_count(), before + 1, "{begin}");
+        redis.tell("CONFIG RESETSTAT").await;
+        redis.tell(end).await;
+        while redis.kept(&token_key()).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        succeeds(&qyapi, &self::client(&qyapi, &redis)).await;
+        assert_eq!(qyapi.gettoken_count(), before + 1, "{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_can_be_read_while_redis_takes_no_writes() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    for trouble in ["CONFIG SET maxmemory 1", "REPLICAOF 127.0.0.1 1"] {
+        let token = AccessToken::new(qyapi.issue(SECRET), TWO_HOURS);
+        store(&redis).put(app().key(), &token).await.unwrap();
+        redis.tell(trouble).await;
+        succeeds(&qyapi, &client(&qyapi, &redis)).await;
+        assert_eq!(qyapi.gettoken_count(), 0, "{trouble}");
+        redis.tell("CONFIG SET maxmemory 0").await;
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_stands_still_is_not_waited_for_long() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let client = client(&qyapi, &redis);
+    redis.pause();
+    succeeds(&qyapi, &client).await;
+    succeeds(&qyapi, &client).await;
+    assert_eq!(qyapi.gettoken_count(), 1);
+    redis.go_on();
+    while redis.kept(&token_key()).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    succeeds(&qyapi, &self::client(&qyapi, &redis)).await;
+    assert_eq!(qyapi.gettoken_count(), 1);
+}

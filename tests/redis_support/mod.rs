@@ -1,0 +1,29 @@
+//! Real Redis servers and real processes of ours.
+
+#![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
+#![allow(unreachable_pub, reason = "`pub` marks what is for the tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "what cannot do its work fails the test"
+)]
+
+mod process;
+mod server;
+
+pub use self::{
+    process::{Kind, Process, Setup, be_a_process_if_told},
+    server::{Server, free_port},
+};
+
+use std::process::Command;
+
+/// Sends a signal to one process.
+pub fn signal(name: &str, pid: u32) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success(), "SIG{name} to {pid}");
+}
