@@ -1,0 +1,142 @@
+//! The store in a cluster of three: each token, its lock and its failure on one node.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "redis_support/mod.rs"]
+mod redis_support;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use redis_support::{Kind, Process, Server, Setup, be_a_process_if_told, free_port};
+use reqwest_wecom::{
+    AccessToken, Credentials, Error, Fetch, RedisStore, TokenSource, TokenStore, async_trait,
+    redis::{Value, cluster::ClusterClient},
+};
+use support::{Qyapi, SECRET, app};
+
+#[test]
+fn process() {
+    be_a_process_if_told();
+}
+
+/// Three nodes, each with a third of the slots.
+async fn cluster() -> Vec<Server> {
+    let thirds = ["0 5460", "5461 10922", "10923 16383"];
+    let mut nodes = Vec::new();
+    for slots in thirds {
+        let bus = free_port().to_string();
+        let node = Server::with(&[
+            "--cluster-enabled",
+            "yes",
+            "--cluster-port",
+            &bus,
+            "--cluster-node-timeout",
+            "2000",
+        ]);
+        node.tell(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await;
+        nodes.push((node, bus));
+    }
+    for (node, bus) in &nodes[1..] {
+        let meet = format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.port());
+        nodes[0].0.tell(&meet).await;
+    }
+    let nodes: Vec<_> = nodes.into_iter().map(|(node, _)| node).collect();
+    for node in &nodes {
+        while !info(node).await.contains("cluster_state:ok") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    nodes
+}
+
+async fn info(node: &Server) -> String {
+    match node.tell("CLUSTER INFO").await {
+        Value::BulkString(text) => String::from_utf8(text).unwrap(),
+        Value::VerbatimString { text, .. } => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn urls(nodes: &[Server]) -> Vec<String> {
+    nodes.iter().map(Server::url).collect()
+}
+
+struct Fixed;
+
+#[async_trait]
+impl TokenSource for Fixed {
+    async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
+        let value = credentials.key().as_str();
+        Ok(AccessToken::new(value, Duration::from_secs(7200)))
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_kept_on_each_node() {
+    let nodes = cluster().await;
+    let client = ClusterClient::new(urls(&nodes)).unwrap();
+    let given = client.get_async_connection().await.unwrap();
+    let (lazy, given) = (RedisStore::new(client), RedisStore::new(given));
+    for n in 0..30 {
+        let credentials = Credentials::new("ww1234", n.to_string());
+        let fetch = Fetch::new(&Fixed, &credentials);
+        let token = lazy.get_or_fetch(credentials.key(), None, &fetch);
+        let token = token.await.unwrap();
+        let fetch = Fetch::new(&Fixed, &credentials);
+        let found = given.get_or_fetch(credentials.key(), None, &fetch);
+        assert_eq!(found.await.unwrap(), token);
+        given.put(credentials.key(), &token).await.unwrap();
+        assert_eq!(lazy.get(credentials.key()).await.unwrap(), Some(token));
+    }
+    let mut total = 0;
+    for node in &nodes {
+        let Value::Int(kept) = node.tell("DBSIZE").await else {
+            panic!("no number")
+        };
+        assert!(kept > 0);
+        total += kept;
+    }
+    assert_eq!(total, 30, "one key for each token, and no lock is left");
+}
+
+#[tokio::test]
+async fn a_fleet_on_a_cluster_makes_one_gettoken_and_survives_the_loss_of_a_node() {
+    let (qyapi, mut nodes) = (Qyapi::start().await, cluster().await);
+    let setup = Setup {
+        redis: urls(&nodes),
+        kind: Kind::Cluster,
+        ..Setup::new(qyapi.base_url().as_str(), "")
+    };
+    let mut fleet = Process::start_many(4, &setup).await;
+    for round in 1..=2 {
+        for process in &mut fleet {
+            process.begin_calls(20).await;
+        }
+        for process in &mut fleet {
+            assert_eq!(process.ended().await, (20, vec![]));
+        }
+        assert_eq!(qyapi.gettoken_count(), round);
+        qyapi.revoke(SECRET);
+    }
+    fleet[0].calls(1).await;
+    assert_eq!(qyapi.gettoken_count(), 3);
+
+    // The node with the token goes; all have to fetch by themselves, once, and have good tokens all the while.
+    qyapi.on_repeat(support::Repeat::NewTokenOldValid);
+    let key = format!("wecom:{{{}}}", app().key());
+    let Value::Int(slot) = nodes[0].tell(&format!("CLUSTER KEYSLOT {key}")).await else {
+        panic!("no slot")
+    };
+    let holder = usize::try_from(slot / 5461).unwrap().min(2);
+    nodes[holder].kill();
+    for process in &mut fleet {
+        process.calls(5).await;
+    }
+    assert!(qyapi.gettoken_count() <= 3 + fleet.len());
+}

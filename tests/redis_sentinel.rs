@@ -1,0 +1,166 @@
+//! The store behind Sentinel: the master may move.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "redis_support/mod.rs"]
+mod redis_support;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::time::Duration;
+
+use redis_support::{Kind, Process, Server, Setup, be_a_process_if_told, free_port};
+use reqwest_wecom::redis::Value;
+use support::{Qyapi, SECRET, app};
+
+#[test]
+fn process() {
+    be_a_process_if_told();
+}
+
+struct Watched {
+    master: Server,
+    replica: Server,
+    sentinel: Server,
+}
+
+impl Watched {
+    async fn start() -> Self {
+        let master = Server::with(&["--repl-diskless-sync-delay", "0"]);
+        let port = master.port().to_string();
+        let replica = Server::with(&["--replicaof", "127.0.0.1", &port]);
+        let mut sentinel = Server::new("redis-sentinel", free_port(), vec![]);
+        let conf = format!(
+            "sentinel monitor master 127.0.0.1 {port} 1\n\
+             sentinel down-after-milliseconds master 500\n\
+             sentinel failover-timeout master 5000\n"
+        );
+        fs::write(sentinel.directory().join("sentinel.conf"), conf).unwrap();
+        sentinel.run();
+        let watched = Self {
+            master,
+            replica,
+            sentinel,
+        };
+        while !is_in_sync(&watched.replica).await || watched.replicas_known().await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        watched
+    }
+
+    async fn replicas_known(&self) -> usize {
+        match self.sentinel.tell("SENTINEL REPLICAS master").await {
+            Value::Array(replicas) => replicas.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn until_the_replica_is_master(&self) {
+        while role(&self.replica).await != "master"
+            || self.known_master().await != self.replica.port()
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn known_master(&self) -> u16 {
+        let Value::Array(address) = self
+            .sentinel
+            .tell("SENTINEL GET-MASTER-ADDR-BY-NAME master")
+            .await
+        else {
+            panic!("no address")
+        };
+        text(&address[1]).parse().unwrap()
+    }
+
+    async fn fleet(&self, qyapi: &Qyapi) -> Vec<Process> {
+        let setup = Setup {
+            kind: Kind::Sentinel,
+            ..Setup::new(qyapi.base_url().as_str(), &self.sentinel.url())
+        };
+        Process::start_many(4, &setup).await
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn role(server: &Server) -> String {
+    match server.tell("ROLE").await {
+        Value::Array(items) => text(&items[0]),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn is_in_sync(replica: &Server) -> bool {
+    let Value::Array(items) = replica.tell("ROLE").await else {
+        return false;
+    };
+    items.get(3).is_some_and(|state| text(state) == "connected")
+}
+
+async fn calls(fleet: &mut [Process], n: usize) {
+    for process in &mut *fleet {
+        process.begin_calls(n).await;
+    }
+    for process in fleet {
+        assert_eq!(process.ended().await, (n, vec![]));
+    }
+}
+
+async fn is_kept_by(server: &Server, qyapi: &Qyapi) -> bool {
+    let kept = server.kept(&format!("wecom:{{{}}}", app().key())).await;
+    let token = qyapi.current_token(SECRET).unwrap();
+    kept.is_some_and(|(_, text)| text.contains(&token))
+}
+
+#[tokio::test]
+async fn a_replica_that_is_promoted_takes_over_without_a_failed_request() {
+    let (qyapi, mut watched) = (Qyapi::start().await, Watched::start().await);
+    let mut fleet = watched.fleet(&qyapi).await;
+    calls(&mut fleet, 20).await;
+    assert_eq!(qyapi.gettoken_count(), 1);
+
+    let load = Duration::from_secs(3);
+    for process in &mut fleet {
+        process.begin_traffic(load).await;
+    }
+    watched.master.kill();
+    watched.until_the_replica_is_master().await;
+    for process in &mut fleet {
+        let (succeeded, errors) = process.ended().await;
+        assert!(succeeded > 10 && errors.is_empty(), "{errors:?}");
+    }
+    assert_eq!(qyapi.gettoken_count(), 1);
+
+    qyapi.revoke(SECRET);
+    calls(&mut fleet, 20).await;
+    assert_eq!(qyapi.gettoken_count(), 2);
+    assert!(is_kept_by(&watched.replica, &qyapi).await);
+}
+
+#[tokio::test]
+async fn a_master_that_becomes_a_replica_is_left() {
+    let (qyapi, watched) = (Qyapi::start().await, Watched::start().await);
+    let mut fleet = watched.fleet(&qyapi).await;
+    calls(&mut fleet, 20).await;
+    watched.sentinel.tell("SENTINEL FAILOVER master").await;
+    watched.until_the_replica_is_master().await;
+    while role(&watched.master).await != "slave" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    qyapi.revoke(SECRET);
+    calls(&mut fleet, 20).await;
+    assert_eq!(qyapi.gettoken_count(), 2);
+    assert!(is_kept_by(&watched.replica, &qyapi).await);
+}
