@@ -19,11 +19,14 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
+    time::timeout,
 };
 
 use super::signal;
 
 const ROLE: &str = "WECOM_TEST_PROCESS";
+/// No answer takes longer, a minute of traffic included.
+const LONGEST_ANSWER: Duration = Duration::from_secs(100);
 /// Marks the lines that are not the test harness's.
 const MARK: &str = "@ ";
 
@@ -205,7 +208,8 @@ impl Process {
 
     async fn answer(&mut self) -> String {
         loop {
-            let line = self.output.next_line().await.unwrap();
+            let line = timeout(LONGEST_ANSWER, self.output.next_line()).await;
+            let line = line.expect("the process answers").unwrap();
             let line = line.expect("the process lives");
             // The harness's own output may stand before it, on the same line.
             if let Some((_, answer)) = line.split_once(MARK) {

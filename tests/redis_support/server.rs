@@ -95,6 +95,7 @@ impl Server {
             .args(&self.arguments);
         let mut guard = command
             .stdin(Stdio::null())
+            .stderr(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .expect("redis-server is installed: tests/run does it");
