@@ -137,12 +137,17 @@ impl Server {
 
     /// Runs one command, words separated by blanks.
     pub async fn tell(&self, command: &str) -> redis::Value {
+        self.ask(command).await.unwrap()
+    }
+
+    /// Runs one command that may be refused.
+    pub async fn ask(&self, command: &str) -> redis::RedisResult<redis::Value> {
         let mut words = command.split(' ');
         let mut cmd = redis::cmd(words.next().unwrap());
         words.for_each(|word| {
             cmd.arg(word);
         });
-        cmd.query_async(&mut self.admin().await).await.unwrap()
+        cmd.query_async(&mut self.admin().await).await
     }
 
     /// How often a command has come, scripts' own included.
