@@ -1,5 +1,6 @@
 //! Local copies of tokens, and their renewal.
 
+mod builder;
 mod cool_down;
 mod flight;
 mod guard;
@@ -17,16 +18,14 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+pub use self::builder::TokenManagerBuilder;
 use self::flight::{Flight, Trigger};
 use self::renewal::Renewal;
 use self::slot::{Slot, State};
 use self::slots::Slots;
 use crate::clock::Clock;
 use crate::source::{Gate, Limits, StoreHealth};
-use crate::{AccessToken, Audience, Credentials, Error, MokaStore, TokenSource, TokenStore};
-
-/// So that sums of times cannot overflow.
-const LONGEST_FETCH: Duration = Duration::from_secs(60 * 60);
+use crate::{AccessToken, Audience, Credentials, Error, TokenSource, TokenStore};
 
 /// How often a caller waits for another flight, after one that was lost or that has brought the token it cannot use.
 const MOST_FLIGHTS: usize = 4;
@@ -95,17 +94,7 @@ struct Settings {
 impl TokenManager {
     /// Builds a manager whose tokens come from this source.
     pub fn builder(source: impl TokenSource) -> TokenManagerBuilder {
-        TokenManagerBuilder {
-            source: Arc::new(source),
-            store: None,
-            settings: Settings {
-                early_renewal: Duration::from_secs(5 * 60),
-                local_copy: None,
-                limits: Limits::default(),
-                renewal_budget: 10,
-            },
-            clock: Clock::default(),
-        }
+        TokenManagerBuilder::new(source)
     }
 
     /// A token for these credentials: the local copy, or else one from the store or the source.
@@ -352,79 +341,6 @@ impl Debug for TokenManager {
         f.debug_struct("TokenManager")
             .field("audience", &self.audience())
             .field("settings", &self.shared.settings)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Builds a [`TokenManager`]: see [`TokenManager::builder`].
-#[must_use = "a builder does nothing until `build` is called"]
-pub struct TokenManagerBuilder {
-    source: Arc<dyn TokenSource>,
-    store: Option<Arc<dyn TokenStore>>,
-    settings: Settings,
-    clock: Clock,
-}
-
-impl TokenManagerBuilder {
-    /// Where tokens are kept. Default: a [`MokaStore`] of its own.
-    pub fn store(mut self, store: impl TokenStore) -> Self {
-        self.store = Some(Arc::new(store));
-        self
-    }
-
-    /// How long before it expires a token is renewed in the background; at most a tenth of its lifetime. Default: 5 minutes. Zero: not
-    /// before it has expired.
-    pub fn early_renewal(mut self, before: Duration) -> Self {
-        self.settings.early_renewal = before;
-        self
-    }
-
-    /// How long a local copy may serve before the store is asked again whether another process has put a newer token there.
-    ///
-    /// Default: until it needs renewal. Zero: the store is asked for each request.
-    pub fn local_copy(mut self, limit: Duration) -> Self {
-        self.settings.local_copy = Some(limit);
-        self
-    }
-
-    /// How long one try of a fetch may take. Default: 5 s.
-    pub fn fetch_timeout(mut self, limit: Duration) -> Self {
-        self.settings.limits.one_try = limit;
-        self
-    }
-
-    /// How long all tries of a fetch may take together; at most an hour. Default: 8 s.
-    pub fn fetch_limit(mut self, limit: Duration) -> Self {
-        self.settings.limits.all_tries = limit.min(LONGEST_FETCH);
-        self
-    }
-
-    /// How many fetches for one key rejections by the API may cause in a row; one comes back every 10 s. Default: 10.
-    pub fn renewal_budget(mut self, fetches: u32) -> Self {
-        self.settings.renewal_budget = fetches;
-        self
-    }
-
-    /// The manager.
-    pub fn build(self) -> TokenManager {
-        TokenManager {
-            shared: Arc::new(Shared {
-                source: self.source,
-                store: self.store.unwrap_or_else(|| Arc::new(MokaStore::new())),
-                settings: self.settings,
-                clock: self.clock,
-                slots: Slots::default(),
-                gate: Gate::new(),
-                store_health: StoreHealth::default(),
-            }),
-        }
-    }
-}
-
-impl Debug for TokenManagerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenManagerBuilder")
-            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
