@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::connection::Link;
 use super::{RedisConnection, RedisStore, Shared};
+use crate::source::STORE_LIMIT;
 
 /// No lock is held for longer.
 const LONGEST_LOCK_TIME: Duration = Duration::from_secs(10 * 60);
@@ -45,7 +46,7 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long Redis may take for one command, connecting included. Default: 1 s.
+    /// How long Redis may take for one command, connecting included. Default: 1 s; at most 2 s, since no more is waited for any store.
     ///
     /// Where a token is needed and Redis is down, it is tried again for twice as long before the token is fetched without it.
     pub fn operation_limit(mut self, limit: Duration) -> Self {
@@ -56,7 +57,7 @@ impl RedisStoreBuilder {
     /// The store.
     pub fn build(self) -> RedisStore {
         RedisStore(Arc::new(Shared {
-            link: Link::new(self.connection, self.operation_limit),
+            link: Link::new(self.connection, self.operation_limit.min(STORE_LIMIT)),
             key_prefix: self.key_prefix,
             lock_time: self.lock_time.min(LONGEST_LOCK_TIME),
             write_back: Default::default(),
