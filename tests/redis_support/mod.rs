@@ -12,10 +12,12 @@
 
 mod process;
 mod server;
+mod slow;
 
 pub use self::{
     process::{Kind, Process, Setup, be_a_process_if_told},
     server::{Server, free_port},
+    slow::SlowWay,
 };
 
 use std::process::Command;

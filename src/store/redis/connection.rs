@@ -147,6 +147,8 @@ pub(super) struct Link {
     origin: Origin,
     limit: Duration,
     made: Mutex<Made>,
+    /// Held by the one who connects, for all.
+    connecting: tokio::sync::Mutex<()>,
 }
 
 /// The connection in use, and how many were before it.
@@ -185,6 +187,7 @@ impl Link {
             origin: connection.0,
             limit,
             made: Mutex::default(),
+            connecting: Default::default(),
         }
     }
 
@@ -230,15 +233,16 @@ impl Link {
         }
     }
 
-    /// The connection in use, or a new one. No lock is held meanwhile, since nobody knows whether a task that connects is
-    /// ever run again.
+    /// The connection in use and its number, or a new one.
     async fn connection(&self) -> RedisResult<(Connection, usize)> {
-        let number = {
-            let made = self.lock();
-            if let Some(connection) = &made.connection {
-                return Ok((connection.clone(), made.lost));
-            }
-            made.lost
+        if let Ok(made) = self.made() {
+            return Ok(made);
+        }
+        // Who connects is not waited for to the end, since nobody knows whether its task is ever run again.
+        let _turn = timeout(self.limit / 2, self.connecting.lock()).await;
+        let number = match self.made() {
+            Ok(made) => return Ok(made),
+            Err(number) => number,
         };
         let connection = self.origin.connect(self.limit).await?;
         let mut made = self.lock();
@@ -247,6 +251,15 @@ impl Link {
         }
         let connection = made.connection.get_or_insert(connection).clone();
         Ok((connection, number))
+    }
+
+    /// The connection in use and its number, or the number of the next.
+    fn made(&self) -> Result<(Connection, usize), usize> {
+        let made = self.lock();
+        match &made.connection {
+            Some(connection) => Ok((connection.clone(), made.lost)),
+            None => Err(made.lost),
+        }
     }
 
     /// Lets the connection of this number go, unless that has been done.

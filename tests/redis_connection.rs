@@ -1,0 +1,192 @@
+//! The way to Redis: shared by all, over TLS, slow, and for users with few rights.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "redis_support/mod.rs"]
+mod redis_support;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis_support::{Server, SlowWay, free_port};
+use reqwest_wecom::{
+    AccessToken, Credentials, Error, RedisConnection, RedisStore, StoreOnly, TokenManager,
+    TokenStore, redis,
+};
+use support::{Qyapi, SECRET, app};
+
+const LIMIT: Duration = Duration::from_millis(300);
+const TWO_HOURS: Duration = Duration::from_secs(7200);
+
+fn store(connection: impl Into<RedisConnection>) -> RedisStore {
+    RedisStore::builder(connection)
+        .operation_limit(LIMIT)
+        .build()
+}
+
+fn store_at(url: &str) -> RedisStore {
+    store(redis::Client::open(url).unwrap())
+}
+
+async fn succeeds(qyapi: &Qyapi, store: RedisStore) {
+    let manager = TokenManager::builder(qyapi.source()).store(store).build();
+    let request = qyapi.wecom_on(&manager).get(qyapi.url("user/get"));
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.headers()["error-code"], "0");
+}
+
+async fn connections(server: &Server) -> u64 {
+    let mut info = redis::cmd("INFO");
+    let info: String = info
+        .arg("stats")
+        .query_async(&mut server.admin().await)
+        .await
+        .unwrap();
+    let mut lines = info.lines();
+    lines
+        .find_map(|line| line.strip_prefix("total_connections_received:"))
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_crowd_of_keys_at_the_first_use_makes_one_connection() {
+    let redis = Server::start();
+    let store = RedisStore::connect(redis.url()).unwrap();
+    let before = connections(&redis).await;
+    let keys: Vec<_> = (0..500)
+        .map(|n| Credentials::new("ww1234", n.to_string()))
+        .collect();
+    for found in join_all(keys.iter().map(|it| store.get(it.key()))).await {
+        assert_eq!(found.unwrap(), None);
+    }
+    // Ours, and the one that counts.
+    assert_eq!(connections(&redis).await - before, 2);
+}
+
+#[tokio::test]
+async fn a_slow_redis_is_shared_like_any_other() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let way = SlowWay::to(&redis).await;
+    way.answers_after(LIMIT / 5);
+    let client = || redis::Client::open(way.url()).unwrap();
+    let patient = || RedisStore::builder(client()).operation_limit(TWO_HOURS);
+    let ended = (0..3).map(|_| succeeds(&qyapi, patient().build()));
+    join_all(ended).await;
+    assert_eq!(qyapi.gettoken_count(), 1);
+}
+
+#[tokio::test]
+async fn commands_whose_answers_come_too_late_cost_one_fetch_and_leave_no_lock() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let way = SlowWay::to(&redis).await;
+    let slow = store_at(&way.url());
+    slow.get(app().key()).await.unwrap();
+    // Redis does all that it is asked, but nobody hears of it.
+    way.answers_after(LIMIT * 2);
+    succeeds(&qyapi, slow.clone()).await;
+    assert_eq!(qyapi.gettoken_count(), 1);
+    assert!(redis.kept("*:lock").await.is_some());
+
+    way.answers_after(Duration::ZERO);
+    while redis.kept("*:lock").await.is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    succeeds(&qyapi, store_at(&redis.url())).await;
+    assert_eq!(qyapi.gettoken_count(), 1);
+}
+
+/// A server with TLS as well, where to find it, and the certificate to trust.
+fn with_tls() -> (Server, String, Vec<u8>) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| files.path().join(name));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let [certificate, key] = [&certificate, &key].map(|path| path.to_str().unwrap());
+    let port = free_port().to_string();
+    let server = Server::with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        certificate,
+        "--tls-key-file",
+        key,
+        "--tls-ca-cert-file",
+        certificate,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let url = format!("rediss://localhost:{port}/");
+    (server, url, made.cert.pem().into_bytes())
+}
+
+#[tokio::test]
+async fn tokens_are_shared_over_tls_with_a_server_that_is_trusted() {
+    // Which one is the program's to choose, as for all that uses rustls.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let (qyapi, (redis, url, certificate)) = (Qyapi::start().await, with_tls());
+    let trusting = || {
+        let certificates = redis::TlsCertificates {
+            client_tls: None,
+            root_cert: Some(certificate.clone()),
+        };
+        let client = redis::Client::build_with_tls(url.as_str(), certificates);
+        RedisStore::new(client.unwrap())
+    };
+    for _ in 0..2 {
+        succeeds(&qyapi, trusting()).await;
+    }
+    assert_eq!(qyapi.gettoken_count(), 1);
+    let (_, text) = redis.kept("wecom:*").await.unwrap();
+    assert!(text.contains(&qyapi.current_token(SECRET).unwrap()));
+
+    let error = store_at(&url).get(app().key()).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    succeeds(&qyapi, store_at(&url)).await;
+    assert_eq!(qyapi.gettoken_count(), 2, "served without the store");
+}
+
+#[tokio::test]
+async fn another_database_takes_the_right_to_select_it() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    redis
+        .tell("ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl +select")
+        .await;
+    let url = redis.url().replace("://", "://wecom:PASSWORD@") + "3";
+    for _ in 0..2 {
+        succeeds(&qyapi, store_at(&url)).await;
+    }
+    assert_eq!(qyapi.gettoken_count(), 1);
+    assert!(redis.kept("*").await.is_none(), "it is in the other one");
+}
+
+#[tokio::test]
+async fn one_who_only_reads_needs_no_right_to_write() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    redis
+        .tell(
+            "ACL SETUSER reader on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +pttl",
+        )
+        .await;
+    let url = redis.url().replace("://", "://reader:PASSWORD@");
+    let reader = TokenManager::builder(StoreOnly::default())
+        .store(store_at(&url))
+        .build();
+    let fingerprint = app().key().as_str().rsplit(':').next().unwrap().to_owned();
+    let without_secret = Credentials::without_secret(app().corp_id(), fingerprint);
+    let nothing = reader.token(&without_secret).await;
+    assert!(matches!(nothing, Err(Error::NotReady(_))), "{nothing:?}");
+    let token = AccessToken::new(qyapi.issue(SECRET), TWO_HOURS);
+    let writer = store_at(&redis.url());
+    writer.put(app().key(), &token).await.unwrap();
+    assert_eq!(reader.token(&without_secret).await.unwrap(), token);
+}
