@@ -15,7 +15,11 @@ use std::fs;
 use std::time::Duration;
 
 use redis_support::{Kind, Process, Server, Setup, be_a_process_if_told, free_port};
-use reqwest_wecom::redis::Value;
+use reqwest_wecom::redis::sentinel::{
+    SentinelClient, SentinelNodeConnectionInfo, SentinelServerType,
+};
+use reqwest_wecom::redis::{RedisConnectionInfo, Value};
+use reqwest_wecom::{RedisStore, TokenManager};
 use support::{Qyapi, SECRET, app};
 
 #[test]
@@ -181,6 +185,33 @@ async fn a_master_that_becomes_a_replica_is_left() {
         calls(&mut fleet, 20).await;
         assert_eq!(qyapi.gettoken_count(), 2);
         assert!(is_kept_by(&watched.replica, &qyapi).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_documented_rights_are_enough() {
+    within_a_minute(async {
+        let (qyapi, watched) = (Qyapi::start().await, Watched::start().await);
+        watched
+            .master
+            .tell("ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl +role")
+            .await;
+        let client = || {
+            let user = RedisConnectionInfo::default()
+                .set_username("wecom")
+                .set_password("PASSWORD");
+            let node = SentinelNodeConnectionInfo::default().set_redis_connection_info(user);
+            let (sentinels, kind) = (vec![watched.sentinel.url()], SentinelServerType::Master);
+            SentinelClient::build(sentinels, "master", Some(node), kind).unwrap()
+        };
+        for _ in 0..2 {
+            let store = RedisStore::new(client());
+            let manager = TokenManager::builder(qyapi.source()).store(store).build();
+            manager.token(&app()).await.unwrap();
+        }
+        assert_eq!(qyapi.gettoken_count(), 1);
+        assert!(is_kept_by(&watched.master, &qyapi).await);
     })
     .await;
 }

@@ -90,6 +90,8 @@ const MOST_COMMITS: usize = 4;
 /// ```text
 /// ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl
 /// ```
+///
+/// A program with [`StoreOnly`](crate::StoreOnly), which lets others fetch, can do without `+set` and `+del`.
 #[derive(Clone)]
 pub struct RedisStore(Arc<Shared>);
 
