@@ -104,6 +104,23 @@ async fn commands_whose_answers_come_too_late_cost_one_fetch_and_leave_no_lock()
     assert_eq!(qyapi.gettoken_count(), 1);
 }
 
+#[tokio::test]
+async fn a_lock_whose_answer_was_lost_is_known_for_ones_own() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let way = SlowWay::to(&redis).await;
+    let slow = store_at(&way.url());
+    slow.get(app().key()).await.unwrap();
+    way.answers_after(TWO_HOURS);
+    let answered = async {
+        redis.until_called("eval", 2).await;
+        way.answers_after(Duration::ZERO);
+    };
+    tokio::join!(succeeds(&qyapi, slow), answered);
+    assert_eq!(qyapi.gettoken_count(), 1);
+    // Not as many as there are in the 10 s of a lock.
+    assert!(redis.calls("eval").await < 10);
+}
+
 /// A server with TLS as well, where to find it, and the certificate to trust.
 fn with_tls() -> (Server, String, Vec<u8>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
