@@ -1,64 +1,152 @@
 //! What a request costs: time and allocations of a chain that ends in a canned answer, without network.
+//!
+//! `cargo bench --bench request`
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+#[path = "support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use divan::{AllocProfiler, Bencher};
+use criterion::Criterion;
+use futures_util::FutureExt;
 use http::Extensions;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request, Response, ResponseBuilderExt, Url};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
-use reqwest_wecom::{
-    AccessToken, AccessTokenMiddleware, Credentials, Error, TokenManager, TokenSource, async_trait,
-};
+use reqwest_wecom::{AccessTokenMiddleware, Credentials, TokenManager, async_trait};
+use support::{Comparison, Fixed, Naive, TOKEN};
 use tokio::runtime::Runtime;
-use tokio::sync::Mutex;
-
-#[global_allocator]
-static ALLOCATOR: AllocProfiler = AllocProfiler::system();
-
-fn main() {
-    divan::main();
-}
 
 const API: &str = "https://qyapi.weixin.qq.com/cgi-bin/user/get?userid=zhangsan";
 const ELSEWHERE: &str = "https://example.com/cgi-bin/user/get?userid=zhangsan";
 const BODY: &str =
     r#"{"touser":"zhangsan","msgtype":"text","agentid":1,"text":{"content":"hello"}}"#;
-const TOKEN: &str = "kV1wQ9y8w0d2k3Jm5nB7v4cX1zL6hG9fD2sA8pO0iU3yT5rE7wQ1mN4bV6cX9zL2kJ5hG8fD1sA3pO6iU9yT2rE4wQ7mN0bV";
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-});
+fn main() {
+    let runtime = Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let mut criterion = support::criterion();
+    get(&mut criterion);
+    post(&mut criterion);
+    small_json(&mut criterion);
+    large_json(&mut criterion);
+    none_of_ours(&mut criterion);
+    criterion.final_summary();
+}
+
+fn get(criterion: &mut Criterion) {
+    let mut comparison = Comparison::new(criterion, "GET, answer with Error-Code");
+    let canned = || Canned::small(true);
+    let mut way = |name, client| add(&mut comparison, name, client, || get_of(API));
+    way("empty chain", chain(None, canned()));
+    way("naive middleware", chain(naive(), canned()));
+    way("ours", ours(canned()));
+    add(
+        &mut comparison,
+        "empty chain, token by hand",
+        chain(None, canned()),
+        || {
+            let mut request = get_of(API);
+            support::append(&mut request, TOKEN);
+            request
+        },
+    );
+    comparison.tell();
+}
+
+fn post(criterion: &mut Criterion) {
+    let mut comparison = Comparison::new(criterion, "POST of JSON, answer with Error-Code");
+    let canned = || Canned::small(true);
+    let mut way = |name, client| add(&mut comparison, name, client, post_of_json);
+    way("empty chain", chain(None, canned()));
+    way("naive middleware", chain(naive(), canned()));
+    way("ours", ours(canned()));
+    comparison.tell();
+}
+
+fn small_json(criterion: &mut Criterion) {
+    let mut comparison = Comparison::new(criterion, "GET, answer of small JSON without Error-Code");
+    let canned = || Canned::small(false);
+    let mut way = |name, client| add(&mut comparison, name, client, || get_of(API));
+    way("empty chain", chain(None, canned()));
+    way("naive middleware", chain(naive(), canned()));
+    way("ours", ours(canned()));
+    comparison.tell();
+}
+
+fn large_json(criterion: &mut Criterion) {
+    let mut comparison = Comparison::new(criterion, "GET, answer of 1 MiB JSON without Error-Code");
+    let mut way = |name, client| add(&mut comparison, name, client, || get_of(API));
+    way("empty chain", chain(None, Canned::large()));
+    way("naive middleware", chain(naive(), Canned::large()));
+    way("ours", ours(Canned::large()));
+    comparison.tell();
+}
+
+fn none_of_ours(criterion: &mut Criterion) {
+    let mut comparison = Comparison::new(criterion, "GET, none of ours");
+    let canned = || Canned::small(true);
+    let mut way = |name, client| add(&mut comparison, name, client, || get_of(ELSEWHERE));
+    way("empty chain", chain(None, canned()));
+    way("ours", ours(canned()));
+    comparison.tell();
+}
+
+/// All answers are at hand, so that no task ever has to wait.
+fn add(
+    comparison: &mut Comparison<'_>,
+    name: &'static str,
+    client: ClientWithMiddleware,
+    request: impl Fn() -> Request,
+) {
+    tokio::runtime::Handle::current().block_on(async { client.execute(request()).await.unwrap() });
+    comparison.way(name, request, |request| {
+        client.execute(request).now_or_never().unwrap().unwrap()
+    });
+}
+
+fn get_of(url: &str) -> Request {
+    let mut request = Request::new(Method::GET, Url::parse(url).unwrap());
+    let accept = HeaderValue::from_static("application/json");
+    request.headers_mut().insert("accept", accept);
+    request
+}
+
+fn post_of_json() -> Request {
+    let mut request = Request::new(Method::POST, Url::parse(API).unwrap());
+    let json = HeaderValue::from_static("application/json");
+    request.headers_mut().insert(CONTENT_TYPE, json);
+    *request.body_mut() = Some(BODY.to_owned().into());
+    request
+}
+
+fn naive() -> Option<Arc<dyn Middleware>> {
+    Some(Arc::new(Naive::default()))
+}
+
+fn ours(canned: Canned) -> ClientWithMiddleware {
+    let manager = TokenManager::builder(Fixed::default()).build();
+    let middleware = AccessTokenMiddleware::builder(manager)
+        .credentials(Credentials::new("corp", "secret"))
+        .build();
+    chain(Some(Arc::new(middleware)), canned)
+}
+
+fn chain(middleware: Option<Arc<dyn Middleware>>, canned: Canned) -> ClientWithMiddleware {
+    let mut chain = ClientBuilder::new(reqwest::Client::new());
+    if let Some(middleware) = middleware {
+        chain = chain.with_arc(middleware);
+    }
+    chain.with(canned).build()
+}
 
 /// The last layer of a chain: it answers by itself.
 struct Canned {
     with_header: bool,
     body: Bytes,
-}
-
-#[async_trait]
-impl Middleware for Canned {
-    async fn handle(
-        &self,
-        request: Request,
-        _: &mut Extensions,
-        _: Next<'_>,
-    ) -> reqwest_middleware::Result<Response> {
-        let mut answer = http::Response::builder()
-            .header("content-type", "application/json; charset=UTF-8")
-            .url(request.url().clone());
-        if self.with_header {
-            answer = answer.header("error-code", "0").header("error-msg", "ok");
-        }
-        Ok(answer.body(self.body.clone()).unwrap().into())
-    }
 }
 
 impl Canned {
@@ -78,242 +166,20 @@ impl Canned {
     }
 }
 
-struct Fixed;
-
 #[async_trait]
-impl TokenSource for Fixed {
-    async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
-        Ok(AccessToken::new(TOKEN, Duration::from_secs(7200)))
-    }
-}
-
-/// What many programs have: a lock on the way of each request, the body parsed whole.
-struct Naive(Mutex<Option<(String, Instant)>>);
-
-#[async_trait]
-impl Middleware for Naive {
+impl Middleware for Canned {
     async fn handle(
         &self,
-        mut request: Request,
-        extensions: &mut Extensions,
-        next: Next<'_>,
+        request: Request,
+        _: &mut Extensions,
+        _: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        let token = {
-            let mut cached = self.0.lock().await;
-            match &*cached {
-                Some((token, until)) if Instant::now() < *until => token.clone(),
-                _ => {
-                    *cached = Some((TOKEN.to_owned(), Instant::now() + Duration::from_secs(7200)));
-                    TOKEN.to_owned()
-                }
-            }
-        };
-        let again = request.try_clone();
-        request
-            .url_mut()
-            .query_pairs_mut()
-            .append_pair("access_token", &token);
-        let response = next.clone().run(request, extensions).await?;
-        let response = http::Response::<reqwest::Body>::from(response);
-        let (parts, body) = response.into_parts();
-        let body = http_body_util::BodyExt::collect(body).await?.to_bytes();
-        let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        if answer["errcode"] == 40014
-            && let Some(again) = again
-        {
-            return next.run(again, extensions).await;
+        let mut answer = http::Response::builder()
+            .header("content-type", "application/json; charset=UTF-8")
+            .url(request.url().clone());
+        if self.with_header {
+            answer = answer.header("error-code", "0").header("error-msg", "ok");
         }
-        Ok(http::Response::from_parts(parts, reqwest::Body::from(body)).into())
-    }
-}
-
-fn chain(middleware: Option<Arc<dyn Middleware>>, canned: Canned) -> ClientWithMiddleware {
-    let mut chain = ClientBuilder::new(reqwest::Client::new());
-    if let Some(middleware) = middleware {
-        chain = chain.with_arc(middleware);
-    }
-    chain.with(canned).build()
-}
-
-fn ours(canned: Canned) -> ClientWithMiddleware {
-    let manager = TokenManager::builder(Fixed).build();
-    let middleware = AccessTokenMiddleware::builder(manager)
-        .credentials(Credentials::new("corp", "secret"))
-        .build();
-    chain(Some(Arc::new(middleware)), canned)
-}
-
-fn run(
-    bencher: Bencher<'_, '_>,
-    client: ClientWithMiddleware,
-    method: Method,
-    url: &str,
-    prepare: impl Fn(&mut Request) + Sync,
-) {
-    let url = Url::parse(url).unwrap();
-    let send = |request| RUNTIME.block_on(async { client.execute(request).await.unwrap() });
-    let request = || {
-        let mut request = Request::new(method.clone(), url.clone());
-        request
-            .headers_mut()
-            .insert("accept", "*/*".parse().unwrap());
-        if method == Method::POST {
-            let json = HeaderValue::from_static("application/json");
-            request.headers_mut().insert(CONTENT_TYPE, json);
-            *request.body_mut() = Some(BODY.into());
-        }
-        prepare(&mut request);
-        request
-    };
-    drop(send(request()));
-    bencher.with_inputs(request).bench_values(send);
-}
-
-fn by_hand(request: &mut Request) {
-    request
-        .url_mut()
-        .query_pairs_mut()
-        .append_pair("access_token", TOKEN);
-}
-
-fn as_it_is(_: &mut Request) {}
-
-fn naive() -> Option<Arc<dyn Middleware>> {
-    Some(Arc::new(Naive(Mutex::default())))
-}
-
-#[divan::bench_group]
-mod get {
-    use super::*;
-
-    #[divan::bench]
-    fn empty_chain(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            chain(None, Canned::small(true)),
-            Method::GET,
-            API,
-            as_it_is,
-        );
-    }
-
-    #[divan::bench]
-    fn token_by_hand(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            chain(None, Canned::small(true)),
-            Method::GET,
-            API,
-            by_hand,
-        );
-    }
-
-    #[divan::bench(name = "naive")]
-    fn naive_middleware(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            chain(naive(), Canned::small(true)),
-            Method::GET,
-            API,
-            as_it_is,
-        );
-    }
-
-    #[divan::bench]
-    fn ours_with_header(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            ours(Canned::small(true)),
-            Method::GET,
-            API,
-            as_it_is,
-        );
-    }
-
-    #[divan::bench]
-    fn ours_small_json(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            ours(Canned::small(false)),
-            Method::GET,
-            API,
-            as_it_is,
-        );
-    }
-
-    #[divan::bench]
-    fn empty_chain_large_json(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            chain(None, Canned::large()),
-            Method::GET,
-            API,
-            as_it_is,
-        );
-    }
-
-    #[divan::bench]
-    fn ours_large_json(bencher: Bencher<'_, '_>) {
-        run(bencher, ours(Canned::large()), Method::GET, API, as_it_is);
-    }
-
-    #[divan::bench]
-    fn none_of_ours_empty_chain(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            chain(None, Canned::small(true)),
-            Method::GET,
-            ELSEWHERE,
-            as_it_is,
-        );
-    }
-
-    #[divan::bench]
-    fn none_of_ours(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            ours(Canned::small(true)),
-            Method::GET,
-            ELSEWHERE,
-            as_it_is,
-        );
-    }
-}
-
-#[divan::bench_group]
-mod post {
-    use super::*;
-
-    #[divan::bench]
-    fn empty_chain(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            chain(None, Canned::small(true)),
-            Method::POST,
-            API,
-            as_it_is,
-        );
-    }
-
-    #[divan::bench(name = "naive")]
-    fn naive_middleware(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            chain(naive(), Canned::small(true)),
-            Method::POST,
-            API,
-            as_it_is,
-        );
-    }
-
-    #[divan::bench]
-    fn ours_with_header(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            ours(Canned::small(true)),
-            Method::POST,
-            API,
-            as_it_is,
-        );
+        Ok(answer.body(self.body.clone()).unwrap().into())
     }
 }
