@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use form_urlencoded::byte_serialize;
 use http::Extensions;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use reqwest::Url;
 use secrecy::zeroize::Zeroizing;
 
@@ -89,8 +90,7 @@ impl Scope {
     }
 
     fn takes_other_credential(&self, url: &Url) -> bool {
-        let path = url.path().get(self.api_path.len()..).unwrap_or_default();
-        let path = percent_decode_str(path).decode_utf8_lossy();
+        let path = decoded(url.path().get(self.api_path.len()..).unwrap_or_default());
         OTHER_CREDENTIALS
             .iter()
             .any(|other| path == *other || other.ends_with('/') && path.starts_with(other))
@@ -100,8 +100,18 @@ impl Scope {
 /// Whether a server that decodes a path before it takes the dot segments out would find another one than is written here. Dot
 /// segments between plain slashes, encoded dots included, are gone from every [`Url`].
 fn may_lead_elsewhere(path: &str) -> bool {
-    let decoded = percent_decode_str(path).decode_utf8_lossy();
-    path.contains('%') && decoded.split(['/', '\\']).any(|segment| segment == "..")
+    path.contains('%')
+        && decoded(path)
+            .split(['/', '\\'])
+            .any(|segment| segment == "..")
+}
+
+fn decoded(path: &str) -> Cow<'_, str> {
+    if path.contains('%') {
+        percent_decode_str(path).decode_utf8_lossy()
+    } else {
+        path.into()
+    }
 }
 
 fn has_credential_of_its_own(url: &Url) -> bool {
@@ -115,35 +125,28 @@ fn has_credential_of_its_own(url: &Url) -> bool {
     })
 }
 
-/// What a value keeps as it is in a query.
-const UNENCODED: AsciiSet = NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-const NAME: &str = "access_token=";
-
-/// The token as a query has it. It is copied only where a character needs encoding, which none does in a token of `WeCom`.
-fn encoded(token: &AccessToken) -> Cow<'_, str> {
-    utf8_percent_encode(token.expose_secret(), &UNENCODED).into()
-}
+const NAME: &str = "access_token";
 
 /// Puts the token at the end of the query. The rest of the URL stays byte for byte as it was.
 pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
-    let value = encoded(token);
-    let before = url.query().map_or(["", ""], |query| [query, "&"]);
-    // In one piece, since a string that grows leaves a copy behind.
-    let query = Zeroizing::new([before[0], before[1], NAME, &value].concat());
-    url.set_query(Some(&query));
+    url.query_pairs_mut()
+        .append_pair(NAME, token.expose_secret());
 }
 
 /// The URL that an answer came from, without the token, if it is another than that which the request was sent to.
 pub(crate) fn moved(came_from: &Url, sent_to: &Url, token: &AccessToken) -> Option<Url> {
-    let mark = if sent_to.query().is_some() { '&' } else { '?' };
+    let mark = match sent_to.query() {
+        None => "?",
+        Some("") => "",
+        Some(_) => "&",
+    };
     let added = came_from.as_str().strip_prefix(sent_to.as_str());
-    let value = added.and_then(|added| added.strip_prefix(mark)?.strip_prefix(NAME));
-    if value == Some(&*encoded(token)) {
+    let value = added.and_then(|added| {
+        let pair = added.strip_prefix(mark)?;
+        pair.strip_prefix(NAME)?.strip_prefix('=')
+    });
+    // As a query has it, unless a character needs encoding, which none does in a token of WeCom.
+    if value == Some(token.expose_secret()) {
         return None;
     }
     let mut url = came_from.clone();
@@ -151,12 +154,22 @@ pub(crate) fn moved(came_from: &Url, sent_to: &Url, token: &AccessToken) -> Opti
     Some(url)
 }
 
+/// The name and the value as a query has them.
+fn pair(token: &AccessToken) -> Zeroizing<String> {
+    let value = token.expose_secret().as_bytes();
+    // As large as it may become, since a string that grows leaves a copy behind.
+    let longest = NAME.len() + 1 + 3 * value.len();
+    let mut pair = Zeroizing::new(String::with_capacity(longest));
+    pair.extend([NAME, "="].into_iter().chain(byte_serialize(value)));
+    pair
+}
+
 /// Takes the token off again. Where this is not the URL that was asked for, since there was a redirect, which may have moved the
 /// token or wrapped it into something, that goes too.
 pub(crate) fn take_off(url: &mut Url, token: &AccessToken, asked: &Url) {
-    let pair = Zeroizing::new([NAME, &encoded(token)].concat());
+    let pair = pair(token);
     if url.query() == Some(&**pair) {
-        url.set_query(None);
+        url.set_query(asked.query().filter(|query| query.is_empty()));
     } else if let Some(rest) = url
         .query()
         .and_then(|query| query.strip_suffix(&**pair)?.strip_suffix('&'))
@@ -191,17 +204,20 @@ mod tests {
     fn a_token_goes_on_and_comes_off_without_a_trace() {
         let token = token("a-b_c.d~e");
         for (before, with) in [
-            ("https://h/p", "https://h/p?access_token=a-b_c.d~e"),
-            ("https://h/p?", "https://h/p?&access_token=a-b_c.d~e"),
-            ("https://h/p?x=1", "https://h/p?x=1&access_token=a-b_c.d~e"),
+            ("https://h/p", "https://h/p?access_token=a-b_c.d%7Ee"),
+            ("https://h/p?", "https://h/p?access_token=a-b_c.d%7Ee"),
+            (
+                "https://h/p?x=1",
+                "https://h/p?x=1&access_token=a-b_c.d%7Ee",
+            ),
             (
                 "https://h/p?x=1&",
-                "https://h/p?x=1&&access_token=a-b_c.d~e",
+                "https://h/p?x=1&&access_token=a-b_c.d%7Ee",
             ),
-            ("https://h/p#f", "https://h/p?access_token=a-b_c.d~e#f"),
+            ("https://h/p#f", "https://h/p?access_token=a-b_c.d%7Ee#f"),
             (
                 "https://h/p%20q?x=%e4+%2B&y='#f?g",
-                "https://h/p%20q?x=%e4+%2B&y=%27&access_token=a-b_c.d~e#f?g",
+                "https://h/p%20q?x=%e4+%2B&y=%27&access_token=a-b_c.d%7Ee#f?g",
             ),
         ] {
             let before = url(before);

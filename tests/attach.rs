@@ -33,7 +33,11 @@ async fn assert_given_the_token(qyapi: &Qyapi, client: &ClientWithMiddleware, ur
     without_fragment.set_fragment(None); // reqwest itself leaves it out.
     assert_eq!(answer.url(), &without_fragment);
 
-    let separator = if url.query().is_some() { '&' } else { '?' };
+    let separator = match url.query() {
+        None => "?",
+        Some("") => "",
+        Some(_) => "&",
+    };
     let token = qyapi.current_token(SECRET).unwrap();
     let received = qyapi.received().pop().unwrap();
     let expected = format!("{}{separator}access_token={token}", on_the_wire(&url));
