@@ -111,13 +111,18 @@ impl AccessTokenMiddleware {
         let token = time.bounds(self.manager.token(&credentials)).await?;
         let replay = Replay::of(&mut request, self.replay_limit);
 
-        let sending = (request, replay.url());
         let first = self
-            .send(sending, &token, &time, extensions, next.clone())
+            .send(
+                (request, replay.url()),
+                &token,
+                &time,
+                extensions,
+                next.clone(),
+            )
             .await?;
         if !self.is_rejection(&first) {
             self.note_accepted(&first, &credentials, replay.url());
-            return Ok(first.into_response(replay.url().clone()));
+            return Ok(first.into_response(replay.into_url()));
         }
 
         let url = replay.url().clone();
@@ -143,28 +148,29 @@ impl AccessTokenMiddleware {
         Ok(second.into_response(url))
     }
 
-    /// Sends the request, whose URL this is, with the token on it.
-    async fn send(
-        &self,
-        (mut request, url): (Request, &Url),
-        token: &AccessToken,
+    /// Sends the request, whose URL this is, with the token on it. Not an `async fn`, whose future would hold the request too.
+    fn send<'a>(
+        &'a self,
+        (mut request, url): (Request, &'a Url),
+        token: &'a AccessToken,
         time: &TimeLeft,
-        extensions: &mut Extensions,
-        next: Next<'_>,
-    ) -> reqwest_middleware::Result<Reply> {
+        extensions: &'a mut Extensions,
+        next: Next<'a>,
+    ) -> impl Future<Output = reqwest_middleware::Result<Reply>> + Send + 'a {
         scope::put_on(request.url_mut(), token);
         time.limit(&mut request);
-        let mut response = next
-            .run(request, extensions)
-            .await
-            .map_err(|error| without_token(error, token, url))?;
-        // `reqwest` leaves the URL here too.
-        response.extensions_mut().remove::<RequestUri>();
-        let moved = scope::moved(response.url(), url, token);
-        if self.scope.is_api(response.url()) {
-            Ok(Reply::read(response, moved).await)
-        } else {
-            Ok(Reply::of_another(response, moved))
+        let sending = next.run(request, extensions);
+        async move {
+            let sent = sending.await;
+            let mut response = sent.map_err(|error| without_token(error, token, url))?;
+            // `reqwest` leaves the URL here too.
+            response.extensions_mut().remove::<RequestUri>();
+            let moved = scope::moved(response.url(), url, token);
+            if self.scope.is_api(response.url()) {
+                Ok(Reply::read(response, moved).await)
+            } else {
+                Ok(Reply::of_another(response, moved))
+            }
         }
     }
 

@@ -6,55 +6,91 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body::{Body as _, Frame, SizeHint};
-use reqwest::{Body, Request, Url};
+use http_body_util::BodyExt;
+use reqwest::header::HeaderMap;
+use reqwest::{Body, Method, Request, Url, Version};
 
 use crate::BoxError;
 use crate::resumed::Resumed;
 
 /// What it takes to send a request once more.
+///
+/// It is kept in parts: a copy made by `Request::try_clone` costs three allocations more for a time limit that is not there.
 pub(crate) struct Replay {
-    request: Request,
-    recording: Option<Arc<Mutex<Recording>>>,
+    method: Method,
+    url: Url,
+    version: Version,
+    headers: HeaderMap,
+    body: Kept,
+}
+
+enum Kept {
+    Nothing,
+    InMemory(Bytes),
+    Recording(Arc<Mutex<Recording>>),
 }
 
 impl Replay {
     /// Prepares to send the request twice. A body in memory is shared; a streamed one is recorded while it is sent, up to
     /// `limit` bytes.
     pub(crate) fn of(request: &mut Request, limit: usize) -> Self {
-        let streamed = |body: &mut Body| body.as_bytes().is_none();
-        let recording = request
-            .body_mut()
-            .take_if(streamed)
-            .map(|body| Arc::new(Mutex::new(Recording::new(body, limit))));
-        // A request fails to be cloned only for a streamed body, and there is none now.
-        let copy = request
-            .try_clone()
-            .unwrap_or_else(|| Request::new(request.method().clone(), request.url().clone()));
-        if let Some(recording) = &recording {
-            *request.body_mut() = Some(Body::wrap(FirstSending(recording.clone())));
-        }
+        let (body, kept) = match request.body_mut().take() {
+            None => (None, Kept::Nothing),
+            Some(body) => match in_memory(body) {
+                Ok(bytes) => (Some(bytes.clone().into()), Kept::InMemory(bytes)),
+                Err(streamed) => {
+                    let recording = Arc::new(Mutex::new(Recording::new(streamed, limit)));
+                    let first = Body::wrap(FirstSending(recording.clone()));
+                    (Some(first), Kept::Recording(recording))
+                }
+            },
+        };
+        *request.body_mut() = body;
         Self {
-            request: copy,
-            recording,
+            method: request.method().clone(),
+            url: request.url().clone(),
+            version: request.version(),
+            headers: request.headers().clone(),
+            body: kept,
         }
     }
 
     /// The request's URL, as the caller gave it.
     pub(crate) fn url(&self) -> &Url {
-        self.request.url()
+        &self.url
     }
 
-    /// The request, to be sent again from its first byte; `None` if not all of what was sent is there any more.
+    pub(crate) fn into_url(self) -> Url {
+        self.url
+    }
+
+    /// The request, to be sent again from its first byte, without its time limit; `None` if not all of what was sent is there any
+    /// more.
     ///
     /// The source of a streamed body goes over to it: the first sending's body, if it is still being read, ends in an error.
-    pub(crate) fn into_request(mut self) -> Option<Request> {
-        if let Some(recording) = self.recording {
-            let whole = lock(&recording).take_over()?;
-            *self.request.body_mut() = Some(Body::wrap(whole));
-        }
-        Some(self.request)
+    pub(crate) fn into_request(self) -> Option<Request> {
+        let mut request = Request::new(self.method, self.url);
+        *request.version_mut() = self.version;
+        *request.headers_mut() = self.headers;
+        *request.body_mut() = match self.body {
+            Kept::Nothing => None,
+            Kept::InMemory(bytes) => Some(bytes.into()),
+            Kept::Recording(recording) => Some(Body::wrap(lock(&recording).take_over()?)),
+        };
+        Some(request)
     }
+}
+
+/// The bytes of a body that is in memory, which gives them as its only frame; else the body.
+fn in_memory(mut body: Body) -> Result<Bytes, Body> {
+    if body.as_bytes().is_none() {
+        return Err(body);
+    }
+    let frame = body.frame().now_or_never().flatten();
+    let data = frame.and_then(|frame| frame.ok()?.into_data().ok());
+    Ok(data.unwrap_or_default())
 }
 
 /// A streamed body and what has been read of it.

@@ -26,14 +26,13 @@ impl Reply {
     /// Looks for the errcode: in the header `Error-Code` if it holds a number, else in the body if that may be a short JSON
     /// object. No more of the body is read than that needs, and what has been read stays part of it.
     pub(crate) async fn read(response: Response, moved: Option<Url>) -> Self {
-        let reply = Self {
-            is_of_api: true,
-            ..Self::of_another(response, moved)
-        };
-        match errcode_of_header(reply.response.headers()) {
-            None if may_hold_errcode(&reply.response) => reply.look_into_body().await,
-            errcode => Self { errcode, ..reply },
+        let mut reply = Self::of_another(response, moved);
+        reply.is_of_api = true;
+        reply.errcode = errcode_of_header(reply.response.headers());
+        if reply.errcode.is_none() && may_hold_errcode(&reply.response) {
+            reply.errcode = errcode_in(reply.response.body_mut()).await;
         }
+        reply
     }
 
     /// What somebody else said than the API, after a redirect: it is not looked at.
@@ -60,33 +59,32 @@ impl Reply {
         let url = self.moved.unwrap_or(sent_to);
         let mut response = self.response;
         // The only way to a `Response` with a certain URL is an extension that this builder alone can make.
-        if let Ok(carrier) = http::Response::builder().url(url).body(()) {
-            let carried = carrier.into_parts().0.extensions;
-            response.extensions_mut().extend(carried);
+        let mut carrier = http::Response::builder();
+        if let Some(extensions) = carrier.extensions_mut() {
+            std::mem::swap(extensions, response.extensions_mut());
+        }
+        if let Ok(carrier) = carrier.url(url).body(()) {
+            *response.extensions_mut() = carrier.into_parts().0.extensions;
         }
         response.into()
     }
+}
 
-    async fn look_into_body(self) -> Self {
-        let (parts, mut rest) = self.response.into_parts();
-        let whole = rest.size_hint();
-        let mut start = Start::default();
-        while start.may_be_short_object() {
-            match rest.frame().await {
-                Some(frame) => start.push(frame),
-                None => start.is_all = true,
-            }
-        }
-        let errcode = start.errcode();
-        let rest = (!start.is_all).then_some(rest);
-        let body = Body::wrap(Resumed::new(start.frames, rest, whole));
-        Self {
-            response: http::Response::from_parts(parts, body),
-            errcode,
-            moved: self.moved,
-            is_of_api: self.is_of_api,
+/// Reads as much of the body as tells the errcode, and puts it together again.
+async fn errcode_in(body: &mut Body) -> Option<i64> {
+    let whole = body.size_hint();
+    let mut start = Start::default();
+    while start.may_be_short_object() {
+        match body.frame().await {
+            Some(frame) => start.push(frame),
+            None => start.is_all = true,
         }
     }
+    let errcode = start.errcode();
+    let rest = std::mem::take(body);
+    let rest = (!start.is_all).then_some(rest);
+    *body = Body::wrap(Resumed::new(start.frames, rest, whole));
+    errcode
 }
 
 fn errcode_of_header(headers: &HeaderMap) -> Option<i64> {
