@@ -66,6 +66,7 @@ const MOST_FLIGHTS: usize = 4;
 /// | warn | `renewal futile` | `key`, `path`, `held_back` | the API rejects the new token too |
 /// | warn | `renewals held back` | `key`, `path` | the renewal budget is exhausted |
 /// | warn | `token store fails` | `key`, `call`, `error` | the store is passed by |
+/// | debug | `token store still fails` | `key`, `call`, `error` | again, and nothing that it did has succeeded meanwhile |
 /// | info | `token store is back` | `key` | the first success after that |
 /// | debug | `request left untouched` | `path`, `reason` | a request to our host is given no token |
 pub struct TokenManager {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 pub use self::audience::Audience;
 pub use self::fetch::Fetch;
-pub(crate) use self::fetch::{Hearsay, Limits, STORE_LIMIT, StoreHealth};
+pub(crate) use self::fetch::{Hearsay, InHand, Limits, STORE_LIMIT, StoreHealth};
 pub(crate) use self::gate::Gate;
 pub use self::gettoken::GetToken;
 pub(crate) use self::pause::{failures_behind, pause_after};

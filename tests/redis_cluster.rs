@@ -38,6 +38,8 @@ async fn cluster() -> Vec<Server> {
             &bus,
             "--cluster-node-timeout",
             "2000",
+            "--cluster-require-full-coverage",
+            "no",
         ]);
         node.tell(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await;
         nodes.push((node, bus));
@@ -134,11 +136,7 @@ async fn a_fleet_on_a_cluster_makes_one_gettoken_and_survives_the_loss_of_a_node
 
     // The node with the token goes; all have to fetch by themselves, once, and have good tokens all the while.
     qyapi.on_repeat(support::Repeat::NewTokenOldValid);
-    let key = format!("wecom:{{{}}}", app().key());
-    let Value::Int(slot) = nodes[0].tell(&format!("CLUSTER KEYSLOT {key}")).await else {
-        panic!("no slot")
-    };
-    let holder = usize::try_from(slot / 5461).unwrap().min(2);
+    let holder = holder_of(&nodes, &app()).await;
     nodes[holder].kill();
     for process in &mut fleet {
         process.calls(5).await;
@@ -164,7 +162,7 @@ async fn the_documented_rights_are_enough() {
     let nodes = cluster().await;
     for node in &nodes {
         node.tell(
-            "ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl +cluster|slots",
+            "ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl +cluster|slots +ping",
         )
         .await;
     }
@@ -178,4 +176,49 @@ async fn the_documented_rights_are_enough() {
         let token = token.await.unwrap();
         assert_eq!(store.get(credentials.key()).await.unwrap(), Some(token));
     }
+    for node in &nodes {
+        assert_eq!(node.tell("ACL LOG").await, Value::Array(vec![]), "refused");
+    }
+}
+
+/// Credentials whose token is kept by this node.
+async fn kept_by(nodes: &[Server], holder: usize) -> Credentials {
+    for n in 0.. {
+        let credentials = Credentials::new("ww1234", n.to_string());
+        if holder_of(nodes, &credentials).await == holder {
+            return credentials;
+        }
+    }
+    unreachable!()
+}
+
+async fn holder_of(nodes: &[Server], credentials: &Credentials) -> usize {
+    let key = format!("wecom:{{{}}}", credentials.key());
+    let Value::Int(slot) = nodes[0].tell(&format!("CLUSTER KEYSLOT {key}")).await else {
+        panic!("no slot")
+    };
+    usize::try_from(slot / 5461).unwrap().min(2)
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_takes_no_token_away_that_others_keep() {
+    let nodes = cluster().await;
+    let store = || RedisStore::new(ClusterClient::new(urls(&nodes)).unwrap());
+    let (hung, healthy) = (kept_by(&nodes, 0).await, kept_by(&nodes, 1).await);
+    let token = AccessToken::new("value", Duration::from_secs(7200));
+    let old = store();
+    for credentials in [&hung, &healthy] {
+        old.put(credentials.key(), &token).await.unwrap();
+    }
+    nodes[0].pause();
+    assert!(old.get(hung.key()).await.is_err());
+    assert_eq!(old.get(healthy.key()).await.unwrap(), Some(token.clone()));
+    // One that has yet to connect does so in the time of two commands.
+    let new = store();
+    let mut tries = 0;
+    while new.get(healthy.key()).await.is_err() {
+        tries += 1;
+        assert!(tries < 5);
+    }
+    nodes[0].go_on();
 }

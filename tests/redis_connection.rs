@@ -14,7 +14,7 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use redis_support::{Server, SlowWay, free_port};
 use reqwest_wecom::{
     AccessToken, Credentials, Error, RedisConnection, RedisStore, StoreOnly, TokenManager,
@@ -119,6 +119,13 @@ async fn a_lock_whose_answer_was_lost_is_known_for_ones_own() {
     assert_eq!(qyapi.gettoken_count(), 1);
     // Not as many as there are in the 10 s of a lock.
     assert!(redis.calls("eval").await < 10);
+}
+
+#[test]
+fn outside_of_a_runtime_there_is_an_error() {
+    let store = RedisStore::connect("redis://127.0.0.1:1/").unwrap();
+    let error = store.get(app().key()).now_or_never().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "no Tokio runtime");
 }
 
 /// A server with TLS as well, where to find it, and the certificate to trust.

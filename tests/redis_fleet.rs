@@ -139,12 +139,18 @@ async fn fetches_of_a_minute_with_a_wrong_secret(processes: usize) -> usize {
 #[tokio::test]
 async fn an_owner_that_was_killed_is_waited_for_no_longer_than_the_lock_time() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
-    let setup = quick_setup(&qyapi, &redis);
+    // As long as the others have the patience for, which is 3 s here.
+    let setup = Setup {
+        lock_time: Duration::from_secs(10),
+        ..quick_setup(&qyapi, &redis)
+    };
     let mut owner = Process::start(&setup).await;
     let mut others = Process::start_many(FLEET - 1, &setup).await;
     let gate = qyapi.hold_gettoken();
     owner.begin_calls(1).await;
     gate.arrived(1).await;
+    // Long enough for others to fetch too, if they did.
+    qyapi.gettoken_latency(Duration::from_millis(500));
     let began = Instant::now();
     begin_calls(&mut others, CALLS).await;
     redis.until_called("eval", FLEET).await;

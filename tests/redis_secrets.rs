@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use redis_support::Server;
 use reqwest_middleware::ClientWithMiddleware;
-use reqwest_wecom::{RedisStore, TokenManager, TokenStore, redis};
+use reqwest_wecom::{RedisStore, StoreOnly, TokenManager, TokenStore, redis};
 use support::{Qyapi, SECRET, app};
 
 fn store_at(url: &str) -> RedisStore {
@@ -56,15 +56,40 @@ impl Logged {
     }
 }
 
-#[tokio::test]
-async fn no_text_shows_a_secret_and_an_outage_is_warned_of_once() {
+/// Listens to all that is logged on this thread.
+fn listen() -> (Logged, tracing::subscriber::DefaultGuard) {
     let logged = Logged::default();
     let writer = logged.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(move || writer.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    (logged, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn one_who_may_not_write_and_asks_again_and_again_warns_once() {
+    let (logged, _guard) = listen();
+    let redis = Server::start();
+    redis
+        .tell(
+            "ACL SETUSER reader on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +pttl",
+        )
+        .await;
+    let url = redis.url().replace("://", "://reader:PASSWORD@");
+    let manager = TokenManager::builder(StoreOnly::default())
+        .store(store_at(&url))
+        .build();
+    for _ in 0..20 {
+        assert!(manager.token(&app()).await.is_err());
+    }
+    let text = logged.text();
+    assert_eq!(text.matches("token store fails").count(), 1, "{text}");
+}
+
+#[tokio::test]
+async fn no_text_shows_a_secret_and_an_outage_is_warned_of_once() {
+    let (logged, _guard) = listen();
     let qyapi = Qyapi::start().await;
     qyapi.token_suffix("canary-token");
     let mut redis = Server::start();

@@ -212,6 +212,27 @@ async fn the_documented_rights_are_enough() {
         }
         assert_eq!(qyapi.gettoken_count(), 1);
         assert!(is_kept_by(&watched.master, &qyapi).await);
+        let refused = watched.master.tell("ACL LOG").await;
+        assert_eq!(refused, Value::Array(vec![]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_sentinel_that_says_nothing_does_not_keep_from_asking_the_next() {
+    within_a_minute(async {
+        let (qyapi, watched) = (Qyapi::start().await, Watched::start().await);
+        let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let silent = format!("redis://{}/", silent.local_addr().unwrap());
+        let setup = Setup {
+            kind: Kind::Sentinel,
+            redis: vec![silent, watched.sentinel.url()],
+            ..Setup::new(qyapi.base_url().as_str(), "")
+        };
+        let mut fleet = Process::start_many(2, &setup).await;
+        calls(&mut fleet, 5).await;
+        assert_eq!(qyapi.gettoken_count(), 1);
+        assert!(is_kept_by(&watched.master, &qyapi).await);
     })
     .await;
 }

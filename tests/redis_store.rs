@@ -14,6 +14,7 @@ mod support;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use redis_support::Server;
 use reqwest_middleware::ClientWithMiddleware;
 use reqwest_wecom::{
@@ -375,4 +376,94 @@ async fn a_redis_that_stands_still_is_not_waited_for_long() {
     }
     succeeds(&qyapi, &self::client(&qyapi, &redis)).await;
     assert_eq!(qyapi.gettoken_count(), 1);
+}
+
+#[tokio::test]
+async fn a_token_that_came_while_one_was_fetched_is_not_replaced() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let gate = qyapi.hold_gettoken();
+    let manager = manager(&qyapi, store(&redis));
+    let fetching = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.token(&app()).await }
+    });
+    gate.arrived(1).await;
+    let newer = AccessToken::new("newer", TWO_HOURS);
+    store(&redis).put(app().key(), &newer).await.unwrap();
+    gate.open();
+    assert_eq!(fetching.await.unwrap().unwrap(), newer);
+    let (_, kept) = redis.kept("wecom:*").await.unwrap(); // and no lock
+    assert!(kept.contains("newer"));
+}
+
+#[tokio::test]
+async fn a_redis_that_went_back_to_an_older_token_costs_one_fetch() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let managers = [(); 6].map(|()| manager(&qyapi, store(&redis)));
+    let old = managers[0].token(&app()).await.unwrap();
+    for manager in &managers {
+        assert_eq!(manager.token(&app()).await.unwrap(), old);
+    }
+    qyapi.revoke(SECRET);
+    let mut new = old.clone();
+    for manager in &managers {
+        new = manager.renew(&app(), &old).await.unwrap();
+    }
+    assert_eq!(qyapi.gettoken_count(), 2);
+    // As a replica does that has missed the last write.
+    store(&redis).put(app().key(), &old).await.unwrap();
+    qyapi.revoke(SECRET);
+    let credentials = app();
+    let renewals = managers.iter().map(|it| it.renew(&credentials, &new));
+    for renewed in join_all(renewals).await {
+        let renewed = renewed.unwrap();
+        let current = qyapi.current_token(SECRET);
+        assert_eq!(current.as_deref(), Some(renewed.expose_secret()));
+    }
+    assert_eq!(qyapi.gettoken_count(), 3);
+}
+
+#[tokio::test]
+async fn the_last_token_of_an_outage_replaces_what_redis_comes_back_with() {
+    let qyapi = Qyapi::start().await;
+    let mut redis = Server::with(&["--appendonly", "yes"]);
+    let manager = manager(&qyapi, store(&redis));
+    let mut token = manager.token(&app()).await.unwrap();
+    redis.kill();
+    for _ in 0..2 {
+        qyapi.revoke(SECRET);
+        token = manager.renew(&app(), &token).await.unwrap();
+    }
+    redis.run();
+    while !redis
+        .kept(&token_key())
+        .await
+        .is_some_and(|(_, text)| text.contains(token.expose_secret()))
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_redis_never_takes_does_not_keep_others_from_being_written() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    redis
+        .tell("ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval")
+        .await;
+    let url = redis.url().replace("://", "://wecom:PASSWORD@");
+    let manager = manager(&qyapi, store_at(&url));
+    let (good, bad) = (app(), other_app());
+    for credentials in [&bad, &good] {
+        manager.token(credentials).await.unwrap();
+    }
+    let key = format!("wecom:{{{}}}", good.key());
+    redis
+        .tell(&format!(
+            "ACL SETUSER wecom resetkeys ~{key} ~{key}:lock ~{key}:failure +get +set +del +pttl"
+        ))
+        .await;
+    while redis.kept("*").await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(redis.kept("*").await.unwrap().0, key);
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::Shared;
 use super::flight::{Landing, Pilot, Trigger};
 use super::slot::{LocalCopy, Slot, State};
-use crate::source::{Hearsay, Limits, STORE_LIMIT};
+use crate::source::{Hearsay, InHand, Limits, STORE_LIMIT};
 use crate::{AccessToken, Credentials, Error, Fetch};
 
 /// The longest time that a renewal takes, if it runs at all.
@@ -55,7 +55,6 @@ impl Renewal {
         let Some(local) = local else {
             return self.renew().await;
         };
-        let (_, spent) = self.unwanted();
         let fetch = self.fetch();
         let key = self.credentials.key();
         let store = &self.shared.store;
@@ -65,7 +64,7 @@ impl Renewal {
             .flatten();
         Outcome {
             landing: Ok(stored
-                .filter(|token| can_serve(&fetch, token, spent.iter().chain([&local])))
+                .filter(|token| fetch.can_serve(token, Some(&local)))
                 .unwrap_or(local)),
             fetched: false,
             heard: None,
@@ -107,19 +106,20 @@ impl Renewal {
 
     async fn through_store(&self, fetch: &Fetch<'_>) -> Landing {
         let (key, store) = (self.credentials.key(), &self.shared.store);
-        let (other_than, spent) = self.unwanted();
+        let other_than = self.other_than();
         let limit = fetch.limit() + fetch.store_patience();
         // The call is made within the future, so that a panic in it is caught too.
         let asking = async { store.get_or_fetch(key, other_than.as_ref(), fetch).await };
         let failure = match timeout(limit, AssertUnwindSafe(asking).catch_unwind()).await {
             Ok(Ok(Ok(token))) => {
                 let fetched = matches!(fetch.result(), Some(Ok(fetched)) if *fetched == token);
-                if fetched || can_serve(fetch, &token, spent.iter().chain(&other_than)) {
+                if fetched || fetch.can_serve(&token, other_than.as_ref()) {
                     return Ok(token);
                 }
-                if spent.contains(&token) {
+                let mut state = self.slot.lock();
+                if state.is_spent(&token) {
                     // It may well give it again, so this one must be kept in mind.
-                    self.slot.lock().note_spent(&token);
+                    state.note_spent(&token);
                 }
                 "it gave a token that cannot serve".to_owned()
             }
@@ -140,15 +140,13 @@ impl Renewal {
         Ok(token)
     }
 
-    /// The token to better, and all that were rejected or replaced.
-    fn unwanted(&self) -> (Option<AccessToken>, Vec<AccessToken>) {
+    /// The token to better.
+    fn other_than(&self) -> Option<AccessToken> {
         let state = self.slot.lock();
-        let spent: Vec<_> = state.spent.iter().cloned().collect();
-        let other_than = match (self.trigger, &state.local) {
+        match (self.trigger, &state.local) {
             (Trigger::Expiring, Some(local)) => Some(local.token.clone()),
-            _ => spent.last().cloned(),
-        };
-        (other_than, spent)
+            _ => state.spent.back().cloned(),
+        }
     }
 
     fn fetch(&self) -> Fetch<'_> {
@@ -160,22 +158,19 @@ impl Renewal {
             clock,
             ..
         } = &*self.shared;
-        let failures = self.slot.lock().cool_down.failures();
+        let state = self.slot.lock();
+        let in_hand = InHand {
+            local: state.local.as_ref().map(|local| local.token.clone()),
+            spent: state.spent.iter().cloned().collect(),
+        };
         Fetch::new(source, &self.credentials).of_a_manager(
             settings.limits,
             gate,
             store_health,
             clock.clone(),
-            self.known(),
-            failures,
+            in_hand,
+            state.cool_down.failures(),
         )
-    }
-
-    /// All tokens in hand, usable or not.
-    fn known(&self) -> Vec<AccessToken> {
-        let state = self.slot.lock();
-        let local = state.local.as_ref().map(|local| &local.token);
-        state.spent.iter().chain(local).cloned().collect()
     }
 
     /// Leaves the result in the slot.
@@ -221,16 +216,21 @@ impl Renewal {
 
     /// Makes the token the local copy, if it is not that already.
     fn install(&self, state: &mut State, token: &AccessToken, is_fetched: bool, now: Instant) {
+        let early_renewal = self.shared.settings.early_renewal;
+        let renew_at = state.renew_at(token, self.trigger, early_renewal);
         let is_known = match &mut state.local {
             Some(local) if local.token == *token => {
+                if local.token.expires_at() != token.expires_at() {
+                    // The clock has been set, and the store counts from another.
+                    local.token = token.clone();
+                    local.renew_at = renew_at;
+                }
                 local.checked_at = now;
                 true
             }
             _ => false,
         };
         if !is_known {
-            let early_renewal = self.shared.settings.early_renewal;
-            let renew_at = state.renew_at(token, self.trigger, early_renewal);
             state.replace_local(LocalCopy {
                 token: token.clone(),
                 is_fetched,
@@ -243,14 +243,4 @@ impl Renewal {
             tracing::info!(key = %self.credentials.key(), "cool-down left");
         }
     }
-}
-
-/// Whether a token from the store may be used.
-fn can_serve<'a>(
-    fetch: &Fetch<'_>,
-    token: &AccessToken,
-    unwanted: impl IntoIterator<Item = &'a AccessToken>,
-) -> bool {
-    let mut unwanted = unwanted.into_iter();
-    fetch.can_serve(token, None) && unwanted.all(|other| fetch.can_serve(token, Some(other)))
 }

@@ -30,8 +30,7 @@ pub struct Fetch<'a> {
     limits: Limits,
     surroundings: Option<Surroundings<'a>>,
     clock: Clock,
-    /// What a failing store might tell.
-    known: Vec<AccessToken>,
+    in_hand: InHand,
     result: OnceCell<Result<AccessToken, Error>>,
     heard: OnceLock<Hearsay>,
 }
@@ -44,6 +43,14 @@ pub(crate) struct Hearsay {
     pub(crate) pause: Duration,
     /// How much of it is left.
     pub(crate) left: Duration,
+}
+
+/// The tokens that a manager has of the key.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InHand {
+    pub(crate) local: Option<AccessToken>,
+    /// Those that were rejected or replaced.
+    pub(crate) spent: Vec<AccessToken>,
 }
 
 /// How long fetching may take.
@@ -66,7 +73,7 @@ impl Limits {
     /// What a store may take beyond the time of the fetch: it may wait for the fetch of another process, and if that one died, for
     /// yet another's.
     pub(crate) fn store_patience(&self) -> Duration {
-        self.all_tries * 2 + STORE_LIMIT * 3
+        self.all_tries * 2 + STORE_LIMIT * 4
     }
 }
 
@@ -114,7 +121,7 @@ impl<'a> Fetch<'a> {
             limits: Limits::default(),
             surroundings: None,
             clock: Clock::default(),
-            known: Vec::new(),
+            in_hand: InHand::default(),
             result: OnceCell::new(),
             heard: OnceLock::new(),
         }
@@ -126,7 +133,7 @@ impl<'a> Fetch<'a> {
         gate: &'a Gate,
         store_health: &'a StoreHealth,
         clock: Clock,
-        known: Vec<AccessToken>,
+        in_hand: InHand,
         failures: u32,
     ) -> Self {
         Self {
@@ -137,7 +144,7 @@ impl<'a> Fetch<'a> {
                 failures,
             }),
             clock,
-            known,
+            in_hand,
             ..self
         }
     }
@@ -159,15 +166,26 @@ impl<'a> Fetch<'a> {
         self.limits.all_tries
     }
 
-    /// Whether a token found in a store may be used: it has not expired, and it is not `other_than`.
+    /// Whether a token found in a store may be used: it has not expired, and it is neither `other_than` nor another that the
+    /// manager knows as rejected or replaced.
     ///
-    /// A store may have cut the time of the fetch to whole seconds: a token with the value of `other_than` and less than a
-    /// second away from it counts as the same.
+    /// A store may have cut the time of the fetch to whole seconds: a token with the same value and less than a second away
+    /// counts as the same.
     pub fn can_serve(&self, token: &AccessToken, other_than: Option<&AccessToken>) -> bool {
         // Not its lifetime: the time of the fetch may come from a clock that is ahead of this one.
         is_well_sized(token)
             && token.expires_at() > self.clock.now()
-            && !other_than.is_some_and(|other| token.is_likely(other))
+            && !self
+                .unusable(other_than)
+                .any(|other| token.is_likely(other))
+    }
+
+    /// The tokens that are not to be used, whatever they look like.
+    pub(crate) fn unusable<'t>(
+        &'t self,
+        other_than: Option<&'t AccessToken>,
+    ) -> impl Iterator<Item = &'t AccessToken> {
+        self.in_hand.spent.iter().chain(other_than)
     }
 
     /// What [`run`](Self::run) has brought, if it has been called.
@@ -305,13 +323,16 @@ impl<'a> Fetch<'a> {
     }
 
     pub(crate) fn store_fails(&self, key: &TokenKey, call: &'static str, failure: &str) {
-        let token = self.result().and_then(|result| result.as_ref().ok());
-        let tokens = self.known.iter().chain(token);
+        let fetched = self.result().and_then(|result| result.as_ref().ok());
+        let InHand { local, spent } = &self.in_hand;
+        let tokens = spent.iter().chain(local).chain(fetched);
         let secrets = tokens.map(AccessToken::expose_secret);
         let error = redact(failure, secrets.chain(self.credentials.expose_secret()));
-        tracing::warn!(%key, call, error, "token store fails");
-        if let Some(Surroundings { store_health, .. }) = self.surroundings {
-            store_health.failing.store(true, Ordering::Relaxed);
+        let health = self.surroundings.map(|it| it.store_health);
+        if health.is_some_and(|health| health.failing.swap(true, Ordering::Relaxed)) {
+            tracing::debug!(%key, call, error, "token store still fails");
+        } else {
+            tracing::warn!(%key, call, error, "token store fails");
         }
     }
 

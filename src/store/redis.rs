@@ -1,5 +1,6 @@
 mod builder;
 mod connection;
+mod link;
 mod scripts;
 mod shared_failure;
 mod turn;
@@ -14,7 +15,7 @@ use redis::{Client, IntoConnectionInfo, RedisResult};
 
 pub use self::builder::RedisStoreBuilder;
 pub use self::connection::RedisConnection;
-use self::connection::{Failure, Link};
+use self::link::{Failure, Link};
 use self::scripts::{Keys, Reply, Seen, Text};
 use self::turn::Turn;
 use self::write_back::{Unwritten, WriteBack};
@@ -85,13 +86,14 @@ const MOST_COMMITS: usize = 4;
 /// ```
 ///
 /// Anyone who can read these keys can act as the app. An ACL user needs no more than this; a database other than 0 takes `+select` as well, a cluster
-/// `+cluster|slots`, and Sentinel `+role`:
+/// `+cluster|slots +ping` (and `+readonly` where replicas are read), and Sentinel `+role`:
 ///
 /// ```text
 /// ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl
 /// ```
 ///
-/// A program with [`StoreOnly`](crate::StoreOnly), which lets others fetch, can do without `+set` and `+del`.
+/// A program with [`StoreOnly`](crate::StoreOnly), which lets others fetch, can do without `+set` and `+del`; where there is no token, its log
+/// says that it may not take the lock.
 #[derive(Clone)]
 pub struct RedisStore(Arc<Shared>);
 
@@ -140,16 +142,17 @@ impl RedisStore {
     async fn fetch(
         &self,
         key: &TokenKey,
-        keys: &Keys,
         owner: String,
         seen: Seen,
         other_than: Option<&AccessToken>,
         fetch: &Fetch<'_>,
     ) -> Result<AccessToken, Error> {
+        let keys = self.0.keys(key);
         let token = match fetch.run().await {
             Ok(token) => token,
             Err(error) => {
-                return match self.0.fail(keys, &owner, &error, seen, fetch).await {
+                let failed = shared_failure::write(&error, fetch);
+                return match self.0.fail(&keys, &owner, failed, &seen).await {
                     Ok(Some(token)) if fetch.can_serve(&token, other_than) => Ok(token),
                     Ok(_) => Err(error),
                     Err(failure) => {
@@ -159,32 +162,22 @@ impl RedisStore {
                 };
             }
         };
-        match self.0.commit(keys, &owner, &token, other_than, seen).await {
-            Ok(kept) => {
+        let unwritten = Unwritten::new(token, owner, other_than, fetch);
+        match self.0.commit(&keys, &unwritten, seen).await {
+            Ok(committed) => {
                 self.0.write_back.remove(key);
-                Ok(kept)
+                match committed {
+                    Committed::Another(kept) => Ok(kept),
+                    Committed::Kept | Committed::GivenUp => Ok(unwritten.token),
+                }
             }
             Err(failure) => {
                 fetch.store_fails(key, "commit", &failure.to_string());
-                self.write_later(key, &token, other_than, owner);
+                let token = unwritten.token.clone();
+                WriteBack::add(&self.0, key, unwritten);
                 Ok(token)
             }
         }
-    }
-
-    fn write_later(
-        &self,
-        key: &TokenKey,
-        token: &AccessToken,
-        other_than: Option<&AccessToken>,
-        owner: String,
-    ) {
-        let unwritten = Unwritten {
-            token: token.clone(),
-            other_than: other_than.cloned(),
-            owner,
-        };
-        WriteBack::add(&self.0, key, unwritten);
     }
 }
 
@@ -213,15 +206,17 @@ impl TokenStore for RedisStore {
         other_than: Option<&AccessToken>,
         fetch: &Fetch<'_>,
     ) -> Result<AccessToken, Error> {
-        let (keys, owner) = (self.0.keys(key), turn::owner());
-        match self.0.turn(key, &keys, &owner, other_than, fetch).await {
+        WriteBack::go_on(&self.0, key, other_than);
+        let owner = turn::owner();
+        match self.0.turn(key, &owner, other_than, fetch).await {
             Turn::Found(token) => Ok(token),
             Turn::Failed(heard) => Err(fetch.hear(heard)),
-            Turn::Ours(seen) => self.fetch(key, &keys, owner, seen, other_than, fetch).await,
+            Turn::Ours(seen) => self.fetch(key, owner, seen, other_than, fetch).await,
             Turn::Alone(failure) => {
                 fetch.store_fails(key, "get_or_fetch", &failure);
                 let token = fetch.run().await?;
-                self.write_later(key, &token, other_than, owner);
+                let unwritten = Unwritten::new(token.clone(), owner, other_than, fetch);
+                WriteBack::add(&self.0, key, unwritten);
                 Ok(token)
             }
         }
@@ -233,30 +228,31 @@ impl Shared {
         Keys::new(&self.key_prefix, key)
     }
 
-    /// Keeps a fetched token, unless another one that can serve is there by now. Gives the one that is kept.
+    /// Keeps a fetched token, unless another one that can serve is there by now.
     async fn commit(
         &self,
         keys: &Keys,
-        owner: &str,
-        token: &AccessToken,
-        other_than: Option<&AccessToken>,
+        unwritten: &Unwritten,
         mut seen: Seen,
-    ) -> Result<AccessToken, Failure> {
+    ) -> Result<Committed, Failure> {
         for _ in 0..MOST_COMMITS {
-            let Some(text) = Text::of(token) else { break };
+            let Some(text) = Text::of(&unwritten.token) else {
+                return Ok(Committed::GivenUp);
+            };
             let asked_at = SystemTime::now();
-            match self.link.send(&keys.commit(owner, &text, &seen)).await? {
-                Reply::Done => break,
+            let command = keys.commit(&unwritten.owner, &text, &seen);
+            match self.link.send(&command).await? {
+                Reply::Done => return Ok(Committed::Kept),
                 Reply::Token(text) => match text.token(asked_at) {
-                    Some(kept) if !other_than.is_some_and(|other| kept.is_likely(other)) => {
-                        return Ok(kept);
+                    Some(kept) if unwritten.gives_way_to(&kept) => {
+                        return Ok(Committed::Another(kept));
                     }
                     _ => seen = Seen::text(text),
                 },
                 _ => return Err(Failure::Answer),
             }
         }
-        Ok(token.clone())
+        Ok(Committed::GivenUp)
     }
 
     /// Tells the others that the fetch has failed. Gives the token that one of them has put there meanwhile, if one has.
@@ -264,15 +260,14 @@ impl Shared {
         &self,
         keys: &Keys,
         owner: &str,
-        error: &Error,
-        seen: Seen,
-        fetch: &Fetch<'_>,
+        failed: Option<(String, Duration)>,
+        seen: &Seen,
     ) -> Result<Option<AccessToken>, Failure> {
-        let (failure, pause) = shared_failure::write(error, fetch).unwrap_or_default();
+        let (failure, pause) = failed.unwrap_or_default();
         let asked_at = SystemTime::now();
         match self
             .link
-            .send(&keys.fail(owner, &failure, pause, &seen))
+            .send(&keys.fail(owner, &failure, pause, seen))
             .await?
         {
             Reply::Done => Ok(None),
@@ -280,6 +275,14 @@ impl Shared {
             _ => Err(Failure::Answer),
         }
     }
+}
+
+/// What has become of a fetched token.
+enum Committed {
+    Kept,
+    /// This one is there, and can serve as well.
+    Another(AccessToken),
+    GivenUp,
 }
 
 impl Debug for RedisStore {

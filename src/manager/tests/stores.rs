@@ -267,3 +267,21 @@ async fn a_store_is_not_asked_on_the_way_of_an_ordinary_request() {
     }
     assert_eq!(store.gets.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_counts_by_another_clock_is_asked_once_when_this_one_was_set() {
+    let world = World::new();
+    let store = Store::new(Way::Works, Way::Works);
+    let manager = world.builder().store(store.clone()).build();
+    let token = manager.token(&app()).await.unwrap();
+    world.clock.jump(3 * 60 * 60);
+    let expires_at = world.clock.now() + LIFETIME;
+    let same = AccessToken::from_parts(token.expose_secret(), token.fetched_at(), expires_at);
+    store.keep(&same);
+    let before = store.gets.load(Ordering::Relaxed);
+    for _ in 0..10 {
+        assert_eq!(manager.token(&app()).await.unwrap(), token);
+    }
+    assert_eq!(store.gets.load(Ordering::Relaxed), before + 1);
+    assert_eq!(world.issuer.fetches(), 1);
+}

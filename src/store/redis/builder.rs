@@ -1,12 +1,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::Link;
+use super::link::Link;
 use super::{RedisConnection, RedisStore, Shared};
 use crate::source::STORE_LIMIT;
-
-/// No lock is held for longer.
-const LONGEST_LOCK_TIME: Duration = Duration::from_secs(10 * 60);
 
 /// Builds a [`RedisStore`]: see [`RedisStore::builder`].
 #[derive(Debug)]
@@ -37,10 +34,10 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// For how long a process that fetches is waited for, should it die meanwhile. Default: 10 s; at most 10 min.
+    /// For how long a process that fetches is waited for, should it die meanwhile. Default: 10 s.
     ///
     /// It is never less than one second more than [`Fetch::limit`](crate::Fetch::limit), the `fetch_limit` of the manager, so that a
-    /// fetch under way is not taken for dead.
+    /// fetch under way is not taken for dead, and never more than one second more than twice that, so that a dead one is outwaited.
     pub fn lock_time(mut self, time: Duration) -> Self {
         self.lock_time = time;
         self
@@ -59,7 +56,7 @@ impl RedisStoreBuilder {
         RedisStore(Arc::new(Shared {
             link: Link::new(self.connection, self.operation_limit.min(STORE_LIMIT)),
             key_prefix: self.key_prefix,
-            lock_time: self.lock_time.min(LONGEST_LOCK_TIME),
+            lock_time: self.lock_time,
             write_back: Default::default(),
         }))
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::Shared;
-use super::connection::Failure;
-use super::scripts::{Keys, Reply, Seen};
+use super::link::Failure;
+use super::scripts::{Reply, Seen};
 use super::shared_failure;
 use crate::source::Hearsay;
 use crate::{AccessToken, Fetch, TokenKey};
@@ -32,14 +32,16 @@ impl Shared {
     pub(super) async fn turn(
         &self,
         key: &TokenKey,
-        keys: &Keys,
         owner: &str,
         other_than: Option<&AccessToken>,
         fetch: &Fetch<'_>,
     ) -> Turn {
-        // What is waited for ends before the one who asks loses patience.
-        let patience = fetch.store_patience().saturating_sub(self.link.limit() * 2);
-        let lock_time = self.lock_time.max(fetch.limit() + Duration::from_secs(1));
+        // What is waited for ends before the one who asks loses patience, with time left for a fetch and to keep its token.
+        let patience = fetch.store_patience().saturating_sub(self.link.limit() * 3);
+        // An owner that fetches is not taken for dead, and one that is dead is outwaited.
+        let (limit, second) = (fetch.limit(), Duration::from_secs(1));
+        let lock_time = self.lock_time.clamp(limit + second, limit * 2 + second);
+        let keys = self.keys(key);
         let began = Instant::now();
         let (mut seen, mut fails_since) = (Seen::default(), None);
         loop {
@@ -93,6 +95,6 @@ fn poll_delay() -> Duration {
 }
 
 /// From the keys of a hasher, which the standard library takes from the system's randomness.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().hash_one(())
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
 
-use super::Shared;
 use super::scripts::Seen;
-use crate::{AccessToken, TokenKey};
+use super::turn::random;
+use super::{Committed, Shared};
+use crate::{AccessToken, Fetch, TokenKey};
 
 const SHORTEST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
@@ -26,8 +27,29 @@ struct State {
 #[derive(Clone)]
 pub(super) struct Unwritten {
     pub(super) token: AccessToken,
-    pub(super) other_than: Option<AccessToken>,
     pub(super) owner: String,
+    /// Tokens that it is to replace.
+    unusable: Vec<AccessToken>,
+}
+
+impl Unwritten {
+    pub(super) fn new(
+        token: AccessToken,
+        owner: String,
+        other_than: Option<&AccessToken>,
+        fetch: &Fetch<'_>,
+    ) -> Self {
+        Self {
+            token,
+            owner,
+            unusable: fetch.unusable(other_than).cloned().collect(),
+        }
+    }
+
+    /// Whether this one may stay in Redis in its place.
+    pub(super) fn gives_way_to(&self, kept: &AccessToken) -> bool {
+        !self.unusable.iter().any(|other| kept.is_likely(other))
+    }
 }
 
 impl WriteBack {
@@ -35,9 +57,17 @@ impl WriteBack {
     pub(super) fn add(store: &Arc<Shared>, key: &TokenKey, unwritten: Unwritten) {
         let mut state = store.write_back.lock();
         state.unwritten.insert(key.clone(), unwritten);
-        // A task that has ended with its runtime is finished too.
-        if state.task.as_ref().is_none_or(JoinHandle::is_finished) {
-            state.task = Some(tokio::spawn(write_all(Arc::downgrade(store))));
+        state.start_task(store);
+    }
+
+    /// Goes on where a runtime has ended, but not with a token that is of no use any more.
+    pub(super) fn go_on(store: &Arc<Shared>, key: &TokenKey, rejected: Option<&AccessToken>) {
+        let mut state = store.write_back.lock();
+        if let Some(rejected) = rejected {
+            state.remove(key, rejected);
+        }
+        if !state.unwritten.is_empty() {
+            state.start_task(store);
         }
     }
 
@@ -46,7 +76,8 @@ impl WriteBack {
         self.lock().unwritten.remove(key);
     }
 
-    /// All that is left to write. Where that is nothing, the task is to end.
+    /// All that is left to write, in any order, so that one that is never taken does not keep the others waiting. Where that is
+    /// nothing, the task is to end.
     fn left(&self) -> Vec<(TokenKey, Unwritten)> {
         let mut state = self.lock();
         let now = SystemTime::now();
@@ -57,23 +88,31 @@ impl WriteBack {
             state.task = None;
         }
         let left = state.unwritten.iter();
-        left.map(|(key, unwritten)| (key.clone(), unwritten.clone()))
-            .collect()
-    }
-
-    fn written(&self, key: &TokenKey, token: &AccessToken) {
-        let mut state = self.lock();
-        if state
-            .unwritten
-            .get(key)
-            .is_some_and(|unwritten| unwritten.token == *token)
-        {
-            state.unwritten.remove(key);
-        }
+        let mut left: Vec<_> = left
+            .map(|(key, unwritten)| (key.clone(), unwritten.clone()))
+            .collect();
+        left.sort_by_cached_key(|_| random());
+        left
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn start_task(&mut self, store: &Arc<Shared>) {
+        // A task that has ended with its runtime is finished too.
+        if self.task.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.task = Some(tokio::spawn(write_all(Arc::downgrade(store))));
+        }
+    }
+
+    fn remove(&mut self, key: &TokenKey, token: &AccessToken) {
+        let is_this = |unwritten: &Unwritten| unwritten.token == *token;
+        if self.unwritten.get(key).is_some_and(is_this) {
+            self.unwritten.remove(key);
+        }
     }
 }
 
@@ -88,20 +127,17 @@ async fn write_all(store: Weak<Shared>) {
                 return;
             }
             for (key, unwritten) in left {
-                let Unwritten {
-                    token,
-                    other_than,
-                    owner,
-                } = &unwritten;
                 let keys = store.keys(&key);
-                let committed = store
-                    .commit(&keys, owner, token, other_than.as_ref(), Seen::default())
-                    .await;
-                if committed.is_err() {
-                    break; // Redis is not back yet.
+                match store.commit(&keys, &unwritten, Seen::default()).await {
+                    Ok(committed) => {
+                        store.write_back.lock().remove(&key, &unwritten.token);
+                        if let Committed::Kept = committed {
+                            tracing::info!(%key, "token store is back: it holds the token that was fetched without it");
+                        }
+                    }
+                    Err(failure) if failure.may_pass() => break, // Redis is not back yet.
+                    Err(_) => {}
                 }
-                store.write_back.written(&key, token);
-                tracing::info!(%key, "token store is back: it holds the token that was fetched without it");
             }
         }
         tokio::time::sleep(delay).await;

@@ -6,7 +6,7 @@ local function read(key)
     if string.find(text.err, 'WRONGTYPE', 1, true) then
       return '', 0
     end
-    error(text.err, 0)
+    redis.call('GET', key) -- It fails again, with a code that the client knows.
   end
   local left = text and redis.call('PTTL', key) or 0
   if left <= 0 then
