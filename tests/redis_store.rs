@@ -190,6 +190,7 @@ async fn the_documented_rights_are_enough_and_end_at_the_prefix() {
     assert!(manager(&qyapi, wecom).token(&wrong).await.is_err());
     assert!(redis.kept("*:failure").await.is_some());
 
+    assert!(redis.refused().await.is_empty());
     let client = redis::Client::open(url).unwrap();
     let other = RedisStore::builder(client).key_prefix("other").build();
     let error = other.get(app().key()).await.unwrap_err().to_string();

@@ -85,7 +85,7 @@ const MOST_COMMITS: usize = 4;
 /// token = json.loads(kept)["value"] if kept else None
 /// ```
 ///
-/// Anyone who can read these keys can act as the app. An ACL user needs no more than this; a database other than 0 takes `+select` as well, a cluster
+/// It works with Redis from version 6.2 on. Anyone who can read these keys can act as the app. An ACL user needs no more than this; a database other than 0 takes `+select` as well, a cluster
 /// `+cluster|slots +ping` (and `+readonly` where replicas are read), and Sentinel `+role`:
 ///
 /// ```text

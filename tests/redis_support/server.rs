@@ -1,6 +1,7 @@
 //! Redis servers on free ports, each with a directory of its own.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{BufRead, BufReader},
     net::TcpListener,
@@ -183,6 +184,20 @@ impl Server {
         assert_eq!(keys.len(), 1, "{keys:?}");
         let text = redis::cmd("GET").arg(&key).query_async(&mut admin).await;
         Some((key, text.unwrap()))
+    }
+
+    /// The commands that were refused to users. The client's telling of its own name is none that it needs.
+    pub async fn refused(&self) -> Vec<String> {
+        let mut log = redis::cmd("ACL");
+        let entries: Vec<HashMap<String, String>> = log
+            .arg("LOG")
+            .query_async(&mut self.admin().await)
+            .await
+            .unwrap();
+        let objects = entries
+            .into_iter()
+            .map(|mut it| it.remove("object").unwrap());
+        objects.filter(|it| !it.starts_with("client")).collect()
     }
 
     /// Makes it stand still.

@@ -42,8 +42,14 @@ impl Qyapi {
 
     /// A client that sends requests as [`app`], with the tokens of this manager.
     pub fn wecom_on(&self, manager: &TokenManager) -> ClientWithMiddleware {
-        let middleware = AccessTokenMiddleware::builder(manager.clone()).credentials(app());
-        with_tokens(self.client(), middleware.build())
+        with_tokens(self.client(), self.middleware(manager))
+    }
+
+    /// The middleware as [`app`].
+    pub fn middleware(&self, manager: &TokenManager) -> AccessTokenMiddleware {
+        AccessTokenMiddleware::builder(manager.clone())
+            .credentials(app())
+            .build()
     }
 
     /// The same when its token has been fetched: counts start from nought.
