@@ -7,23 +7,19 @@ use tokio::time::Instant;
 use super::slot::Slot;
 use crate::TokenKey;
 
-/// Below this many keys, none is let go.
-const FEW: usize = 1024;
-
 /// Keys that were not used in this time are let go.
-const IDLE: Duration = Duration::from_secs(60 * 60);
+const IDLE: Duration = Duration::from_secs(5 * 60);
 
 /// The slots of all keys that are in use.
 ///
-/// The number of them is bounded by what is used: whenever it has doubled, or an hour has passed, the slots that were not used
-/// since the last time are let go. One that is being used, under flight or in cool-down stays.
+/// When a new key comes and it has been so long, the slots that were not used since the last time are let go. One that is being used,
+/// under flight or in cool-down stays.
 #[derive(Debug, Default)]
 pub(super) struct Slots(RwLock<Table>);
 
 #[derive(Debug)]
 struct Table {
     slots: HashMap<TokenKey, Arc<Slot>>,
-    tidy_beyond: usize,
     tidied_at: Instant,
 }
 
@@ -31,7 +27,6 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             slots: HashMap::new(),
-            tidy_beyond: FEW,
             tidied_at: Instant::now(),
         }
     }
@@ -62,14 +57,13 @@ impl Slots {
 
 impl Table {
     fn tidy(&mut self, now: Instant) {
-        if self.slots.len() < self.tidy_beyond && now < self.tidied_at + IDLE {
+        if now < self.tidied_at + IDLE {
             return;
         }
         self.slots.retain(|_, slot| {
-            // A second reference is a caller or a flight.
+            // A second reference is a middleware's own or a caller's.
             slot.was_used() || Arc::strong_count(slot) > 1 || !slot.lock().is_at_rest(now)
         });
-        self.tidy_beyond = FEW.max(self.slots.len() * 2);
         self.tidied_at = now;
     }
 }
