@@ -12,6 +12,7 @@ mod tests;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -82,6 +83,8 @@ struct Shared {
     slots: Slots,
     gate: Gate,
     store_health: StoreHealth,
+    /// Whether any renewal ever was.
+    was_futile: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -108,9 +111,13 @@ impl TokenManager {
     ///
     /// A renewal that the call has started goes on without it.
     pub async fn token(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
-        let slot = self.shared.slots.of(credentials.key());
+        self.token_of(&self.tenant(credentials)).await
+    }
+
+    /// [`token`](Self::token) for one whose slot is known.
+    pub(crate) async fn token_of(&self, tenant: &Tenant) -> Result<AccessToken, Error> {
         for _ in 0..MOST_FLIGHTS {
-            let flight = match self.serve(&slot, credentials)? {
+            let flight = match self.serve(tenant)? {
                 Served::Token(token) => return Ok(token),
                 Served::Flight(flight) => flight,
             };
@@ -135,7 +142,8 @@ impl TokenManager {
         credentials: &Credentials,
         rejected: &AccessToken,
     ) -> Result<AccessToken, Error> {
-        self.renew_for(credentials, rejected, "").await
+        self.renew_for(&self.tenant(credentials), rejected, "")
+            .await
     }
 
     /// Drops the local copy for these credentials and ends a cool-down, so that the next call asks the store anew, and the source
@@ -148,6 +156,22 @@ impl TokenManager {
         }
     }
 
+    /// These credentials and their slot, which is not let go meanwhile.
+    pub(crate) fn tenant(&self, credentials: &Credentials) -> Tenant {
+        Tenant {
+            slot: self.shared.slots.of(credentials.key()),
+            credentials: credentials.clone(),
+        }
+    }
+
+    /// What [`token`](Self::token) gives, if that need not be waited for.
+    pub(crate) fn token_in_hand(&self, tenant: &Tenant) -> Option<AccessToken> {
+        match self.serve(tenant) {
+            Ok(Served::Token(token)) => Some(token),
+            _ => None,
+        }
+    }
+
     /// What the tokens of the source are for.
     pub(crate) fn audience(&self) -> Audience {
         self.shared.source.audience()
@@ -156,13 +180,12 @@ impl TokenManager {
     /// [`renew`](Self::renew), after a rejection on this path.
     pub(crate) async fn renew_for(
         &self,
-        credentials: &Credentials,
+        tenant: &Tenant,
         rejected: &AccessToken,
         path: &str,
     ) -> Result<AccessToken, Error> {
-        let slot = self.shared.slots.of(credentials.key());
         for _ in 0..MOST_FLIGHTS {
-            let flight = match self.better(&slot, credentials, rejected, path)? {
+            let flight = match self.better(tenant, rejected, path)? {
                 Served::Token(token) => return Ok(token),
                 Served::Flight(flight) => flight,
             };
@@ -178,37 +201,37 @@ impl TokenManager {
     }
 
     /// A token was accepted on this path.
-    pub(crate) fn accepted(&self, credentials: &Credentials, path: &str) {
-        if let Some(slot) = self.shared.slots.find(credentials.key()) {
-            slot.lock().guard.accepted(path);
+    pub(crate) fn accepted(&self, tenant: &Tenant, path: &str) {
+        // Few programs ever see a futile renewal, and all others need no lock for this.
+        if self.shared.was_futile.load(Ordering::Relaxed) {
+            tenant.slot.lock().guard.accepted(path);
         }
     }
 
     /// The renewed token was rejected too on this path.
-    pub(crate) fn rejected_again(
-        &self,
-        credentials: &Credentials,
-        renewed: &AccessToken,
-        path: &str,
-    ) {
-        let key = credentials.key();
-        let slot = self.shared.slots.of(key);
-        let futile = slot.lock().guard.futile(path, renewed, Instant::now());
+    pub(crate) fn rejected_again(&self, tenant: &Tenant, renewed: &AccessToken, path: &str) {
+        let key = tenant.credentials.key();
+        self.shared.was_futile.store(true, Ordering::Relaxed);
+        let futile = tenant
+            .slot
+            .lock()
+            .guard
+            .futile(path, renewed, Instant::now());
         if let Some(held_back) = futile {
             tracing::warn!(%key, path, ?held_back, "renewal futile: the API rejects the new token too");
         }
     }
 
-    fn serve(&self, slot: &Arc<Slot>, credentials: &Credentials) -> Result<Served, Error> {
+    fn serve(&self, tenant: &Tenant) -> Result<Served, Error> {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
-        let mut state = slot.lock();
+        let mut state = tenant.slot.lock();
         let state = &mut *state;
         let Some(local) = state.unexpired(wall) else {
             let trigger = match state.local {
                 Some(_) => Trigger::Expired,
                 None => Trigger::Cold,
             };
-            return self.join_or_start(state, slot, credentials, trigger, now);
+            return self.join_or_start(state, tenant, trigger, now);
         };
         let token = local.token.clone();
         let is_expiring = wall >= local.renew_at;
@@ -221,10 +244,10 @@ impl TokenManager {
                 }
             }
             None if is_expiring && state.cool_down.error(now).is_none() => {
-                self.start(state, slot, credentials, Trigger::Expiring, now)?;
+                self.start(state, tenant, Trigger::Expiring, now)?;
             }
             None if is_stale => {
-                let flight = self.start(state, slot, credentials, Trigger::Stale, now)?;
+                let flight = self.start(state, tenant, Trigger::Stale, now)?;
                 return Ok(Served::Flight(flight));
             }
             None => {}
@@ -237,15 +260,9 @@ impl TokenManager {
         limit.is_some_and(|limit| now.duration_since(checked_at) >= limit)
     }
 
-    fn better(
-        &self,
-        slot: &Arc<Slot>,
-        credentials: &Credentials,
-        rejected: &AccessToken,
-        path: &str,
-    ) -> Result<Served, Error> {
+    fn better(&self, tenant: &Tenant, rejected: &AccessToken, path: &str) -> Result<Served, Error> {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
-        let mut state = slot.lock();
+        let mut state = tenant.slot.lock();
         let state = &mut *state;
         if let Some(local) = state.unexpired(wall)
             && local.betters(rejected)
@@ -261,14 +278,14 @@ impl TokenManager {
                 && let Err(exhausted) = state.guard.spend(self.shared.settings.renewal_budget, now)
             {
                 if exhausted.is_news {
-                    let key = credentials.key();
+                    let key = tenant.credentials.key();
                     tracing::warn!(%key, path, "renewals held back: the budget is exhausted");
                 }
                 return Err(Error::HeldBack);
             }
         }
         state.note_spent(rejected);
-        let joined = self.join_or_start(state, slot, credentials, Trigger::Rejected, now);
+        let joined = self.join_or_start(state, tenant, Trigger::Rejected, now);
         if joined.is_err() {
             state.not_renewed(wall);
         }
@@ -279,8 +296,7 @@ impl TokenManager {
     fn join_or_start(
         &self,
         state: &mut State,
-        slot: &Arc<Slot>,
-        credentials: &Credentials,
+        tenant: &Tenant,
         trigger: Trigger,
         now: Instant,
     ) -> Result<Served, Error> {
@@ -290,15 +306,14 @@ impl TokenManager {
         if let Some(error) = state.cool_down.error(now) {
             return Err(error.clone());
         }
-        let flight = self.start(state, slot, credentials, trigger, now)?;
+        let flight = self.start(state, tenant, trigger, now)?;
         Ok(Served::Flight(flight))
     }
 
     fn start(
         &self,
         state: &mut State,
-        slot: &Arc<Slot>,
-        credentials: &Credentials,
+        tenant: &Tenant,
         trigger: Trigger,
         now: Instant,
     ) -> Result<Flight, Error> {
@@ -307,12 +322,12 @@ impl TokenManager {
         let (pilot, flight) = Flight::new(trigger, now + limit);
         let renewal = Renewal {
             shared: self.shared.clone(),
-            slot: slot.clone(),
-            credentials: credentials.clone(),
+            slot: tenant.slot.clone(),
+            credentials: tenant.credentials.clone(),
             trigger,
             pilot,
         };
-        let span = tracing::info_span!("renewal", key = %credentials.key(), %trigger);
+        let span = tracing::info_span!("renewal", key = %tenant.credentials.key(), %trigger);
         runtime.spawn(renewal.run().instrument(span));
         state.flight = Some(flight.clone());
         Ok(flight)
@@ -322,6 +337,19 @@ impl TokenManager {
 const LOST: Error = Error::Interrupted {
     reason: "the runtime that it ran on ended, again and again",
 };
+
+/// Credentials and what the manager keeps of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenant {
+    credentials: Credentials,
+    slot: Arc<Slot>,
+}
+
+impl Tenant {
+    pub(crate) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+}
 
 /// What a caller gets at once.
 enum Served {

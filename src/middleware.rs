@@ -1,14 +1,17 @@
 //! The way of a request: attach, send, look, renew, replay.
 
+use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::time::Duration;
 
+use futures_util::future::{Either, FutureExt};
 use http::Extensions;
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
 use tokio::time::{Instant, timeout};
 use tower_http::follow_redirect::RequestUri;
 
+use crate::manager::Tenant;
 use crate::redact::{self, OfALayer};
 use crate::replay::Replay;
 use crate::reply::Reply;
@@ -44,6 +47,9 @@ const REPLAY_LIMIT: usize = 32 * 1024 * 1024;
 /// the place of the old. Such an answer means that the call had no effect, so this is safe for any method. The second answer
 /// is final, whatever it is. The answer's body is handed on whole, and its [`url`](Response::url) is without the token.
 ///
+/// The second time, the request has the same method, URL, version, headers, body and time limit. The extensions of an [`http::Request`]
+/// that it may have been made from go along the first time only.
+///
 /// # Errors
 ///
 /// A request that can't be given a token is not sent; it fails with an [`Error`], which [`Error::find`] finds. An answer
@@ -60,7 +66,7 @@ const REPLAY_LIMIT: usize = 32 * 1024 * 1024;
 #[derive(Clone)]
 pub struct AccessTokenMiddleware {
     manager: TokenManager,
-    credentials: Option<Credentials>,
+    default: Option<Tenant>,
     scope: Scope,
     refresh_on: Vec<i64>,
     replay_limit: usize,
@@ -93,40 +99,59 @@ impl AccessTokenMiddleware {
             middleware: Self {
                 scope: Scope::of(&manager.audience()),
                 manager,
-                credentials: None,
+                default: None,
                 refresh_on: REFRESH_ON.into(),
                 replay_limit: REPLAY_LIMIT,
             },
         }
     }
 
-    async fn send_with_token(
+    async fn wait_for_token(
         &self,
-        mut request: Request,
+        request: Box<Request>,
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        let credentials = self.credentials_for(extensions)?;
+        let tenant = self.tenant(extensions).ok_or(Error::NoCredentials)?;
         let time = TimeLeft::of(&request);
-        let token = time.bounds(self.manager.token(&credentials)).await?;
-        let replay = Replay::of(&mut request, self.replay_limit);
+        let token = time.bounds(self.manager.token_of(&tenant)).await?;
+        self.send_with_token(request, (tenant, token), time, extensions, next)
+            .await
+    }
 
+    async fn send_with_token(
+        &self,
+        mut request: Box<Request>,
+        (tenant, token): (Cow<'_, Tenant>, AccessToken),
+        time: TimeLeft,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let replay = Replay::of(&mut request, self.replay_limit);
+        let sending = (request, replay.url());
         let first = self
-            .send(
-                (request, replay.url()),
-                &token,
-                &time,
-                extensions,
-                next.clone(),
-            )
+            .send(sending, &token, &time, extensions, next.clone())
             .await?;
-        if !self.is_rejection(&first) {
-            self.note_accepted(&first, &credentials, replay.url());
+        let (first, is_rejection) = self.judged(first, &tenant, replay.url());
+        if !is_rejection {
             return Ok(first.into_response(replay.into_url()));
         }
+        // Boxed, since it is rare and would make the future of every request larger.
+        let app = (tenant, token);
+        Box::pin(self.renew_and_send_again(first, replay, app, time, extensions, next)).await
+    }
 
+    async fn renew_and_send_again(
+        &self,
+        first: Reply,
+        replay: Replay,
+        (tenant, rejected): (Cow<'_, Tenant>, AccessToken),
+        time: TimeLeft,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
         let url = replay.url().clone();
-        let renewal = self.manager.renew_for(&credentials, &token, url.path());
+        let renewal = self.manager.renew_for(&tenant, &rejected, url.path());
         let renewed = match time.bounds(renewal).await {
             Err(Error::HeldBack) => return Ok(first.into_response(url)),
             renewed => renewed?,
@@ -137,13 +162,11 @@ impl AccessTokenMiddleware {
         drop(first);
 
         let second = self
-            .send((request, &url), &renewed, &time, extensions, next)
+            .send((Box::new(request), &url), &renewed, &time, extensions, next)
             .await?;
-        if self.is_rejection(&second) {
-            self.manager
-                .rejected_again(&credentials, &renewed, url.path());
-        } else {
-            self.note_accepted(&second, &credentials, &url);
+        let (second, is_rejection) = self.judged(second, &tenant, &url);
+        if is_rejection {
+            self.manager.rejected_again(&tenant, &renewed, url.path());
         }
         Ok(second.into_response(url))
     }
@@ -151,7 +174,7 @@ impl AccessTokenMiddleware {
     /// Sends the request, whose URL this is, with the token on it. Not an `async fn`, whose future would hold the request too.
     fn send<'a>(
         &'a self,
-        (mut request, url): (Request, &'a Url),
+        (mut request, url): (Box<Request>, &'a Url),
         token: &'a AccessToken,
         time: &TimeLeft,
         extensions: &'a mut Extensions,
@@ -159,43 +182,56 @@ impl AccessTokenMiddleware {
     ) -> impl Future<Output = reqwest_middleware::Result<Reply>> + Send + 'a {
         scope::put_on(request.url_mut(), token);
         time.limit(&mut request);
-        let sending = next.run(request, extensions);
+        let sending = next.run(*request, extensions);
         async move {
-            let sent = sending.await;
-            let mut response = sent.map_err(|error| without_token(error, token, url))?;
-            // `reqwest` leaves the URL here too.
-            response.extensions_mut().remove::<RequestUri>();
-            let moved = scope::moved(response.url(), url, token);
-            if self.scope.is_api(response.url()) {
-                Ok(Reply::read(response, moved).await)
-            } else {
-                Ok(Reply::of_another(response, moved))
-            }
+            let mut reply = self.reply_without_token(sending.await, token, url)?;
+            reply.look_for_errcode().await;
+            Ok(reply)
         }
     }
 
-    fn note_accepted(&self, reply: &Reply, credentials: &Credentials, url: &Url) {
-        if reply.is_answer() {
-            self.manager.accepted(credentials, url.path());
-        }
+    /// What has come of sending a request to this URL with the token on it.
+    fn reply_without_token(
+        &self,
+        sent: reqwest_middleware::Result<Response>,
+        token: &AccessToken,
+        url: &Url,
+    ) -> reqwest_middleware::Result<Reply> {
+        let mut response = sent.map_err(|error| error_without_token(error, token, url))?;
+        // `reqwest` leaves the URL here too.
+        response.extensions_mut().remove::<RequestUri>();
+        let moved = scope::moved(response.url(), url, token);
+        let is_of_api = self.scope.is_api(response.url());
+        Ok(Reply::new(response, moved, is_of_api))
     }
 
-    fn credentials_for(&self, extensions: &Extensions) -> Result<Credentials, Error> {
-        extensions
-            .get()
-            .or(self.credentials.as_ref())
-            .cloned()
-            .ok_or(Error::NoCredentials)
-    }
-
-    fn is_rejection(&self, reply: &Reply) -> bool {
-        reply
+    /// The reply, and whether the API rejects the token with it. Not of a reference, for which a future would keep room.
+    fn judged(&self, reply: Reply, tenant: &Tenant, url: &Url) -> (Reply, bool) {
+        let is_rejection = reply
             .errcode()
-            .is_some_and(|errcode| self.refresh_on.contains(&errcode))
+            .is_some_and(|errcode| self.refresh_on.contains(&errcode));
+        if !is_rejection && reply.is_answer() {
+            self.manager.accepted(tenant, url.path());
+        }
+        (reply, is_rejection)
+    }
+
+    /// Whom the request is sent as. The default is borrowed, since counting references from many threads at once takes time.
+    fn tenant(&self, extensions: &Extensions) -> Option<Cow<'_, Tenant>> {
+        match extensions.get() {
+            Some(credentials) => Some(Cow::Owned(self.manager.tenant(credentials))),
+            None => self.default.as_ref().map(Cow::Borrowed),
+        }
+    }
+
+    fn token_in_hand(&self, extensions: &Extensions) -> Option<(Cow<'_, Tenant>, AccessToken)> {
+        let tenant = self.tenant(extensions)?;
+        let token = self.manager.token_in_hand(&tenant)?;
+        Some((tenant, token))
     }
 }
 
-// Written by hand, so that a request that is none of ours costs no allocation.
+// Written by hand, so that a request that is none of ours costs no allocation, and one whose token is in hand no future that waits.
 impl Middleware for AccessTokenMiddleware {
     fn handle<'a, 'b, 'c, 'd>(
         &'a self,
@@ -209,15 +245,21 @@ impl Middleware for AccessTokenMiddleware {
         'c: 'd,
         Self: 'd,
     {
-        if self.scope.is_ours(request.url(), extensions) {
-            Box::pin(self.send_with_token(request, extensions, next))
-        } else {
-            next.run(request, extensions)
+        if !self.scope.is_ours(request.url(), extensions) {
+            return next.run(request, extensions);
+        }
+        let request = Box::new(request);
+        match self.token_in_hand(extensions) {
+            Some(in_hand) => {
+                let time = TimeLeft::of(&request);
+                Box::pin(self.send_with_token(request, in_hand, time, extensions, next))
+            }
+            None => Box::pin(self.wait_for_token(request, extensions, next)),
         }
     }
 }
 
-fn without_token(
+fn error_without_token(
     mut error: reqwest_middleware::Error,
     token: &AccessToken,
     asked: &Url,
@@ -246,12 +288,16 @@ impl TimeLeft {
         }
     }
 
-    async fn bounds<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    fn bounds<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> impl Future<Output = Result<T, Error>> {
         match self.limit {
-            None => work.await,
-            Some((limit, began)) => timeout(limit.saturating_sub(began.elapsed()), work)
-                .await
-                .unwrap_or(Err(Error::TimedOut { limit })),
+            None => Either::Left(work),
+            Some((limit, began)) => {
+                let work = timeout(limit.saturating_sub(began.elapsed()), work);
+                Either::Right(work.map(move |done| done.unwrap_or(Err(Error::TimedOut { limit }))))
+            }
         }
     }
 
@@ -266,7 +312,10 @@ impl Debug for AccessTokenMiddleware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessTokenMiddleware")
             .field("manager", &self.manager)
-            .field("credentials", &self.credentials)
+            .field(
+                "credentials",
+                &self.default.as_ref().map(Tenant::credentials),
+            )
             .field("refresh_on", &self.refresh_on)
             .field("replay_limit", &self.replay_limit)
             .finish_non_exhaustive()
@@ -285,7 +334,7 @@ impl AccessTokenMiddlewareBuilder {
     ///
     /// Default: none, so that each request must carry its own.
     pub fn credentials(mut self, credentials: Credentials) -> Self {
-        self.middleware.credentials = Some(credentials);
+        self.middleware.default = Some(self.middleware.manager.tenant(&credentials));
         self
     }
 

@@ -33,8 +33,8 @@ enum Kept {
 }
 
 impl Replay {
-    /// Prepares to send the request twice. A body in memory is shared; a streamed one is recorded while it is sent, up to
-    /// `limit` bytes.
+    /// Prepares to send the request twice, and gives it back to be sent first. A body in memory is shared; a streamed one is recorded
+    /// while it is sent, up to `limit` bytes.
     pub(crate) fn of(request: &mut Request, limit: usize) -> Self {
         let (body, kept) = match request.body_mut().take() {
             None => (None, Kept::Nothing),

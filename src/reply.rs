@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
-use reqwest::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use reqwest::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use reqwest::{Body, Response, ResponseBuilderExt, Url};
 
 use crate::errcode;
@@ -13,35 +13,38 @@ use crate::resumed::{ReadFrame, Resumed};
 /// The longest body that is looked into, in bytes. The errors of the API are far shorter.
 const LONGEST_ANSWER: usize = 16 * 1024;
 
+static ERROR_CODE: HeaderName = HeaderName::from_static("error-code");
+
 /// What the API said.
 pub(crate) struct Reply {
     response: http::Response<Body>,
     /// The URL that it came from, where a redirect has led there.
-    moved: Option<Url>,
+    moved: Option<Box<Url>>,
     errcode: Option<i64>,
     is_of_api: bool,
 }
 
 impl Reply {
-    /// Looks for the errcode: in the header `Error-Code` if it holds a number, else in the body if that may be a short JSON
-    /// object. No more of the body is read than that needs, and what has been read stays part of it.
-    pub(crate) async fn read(response: Response, moved: Option<Url>) -> Self {
-        let mut reply = Self::of_another(response, moved);
-        reply.is_of_api = true;
-        reply.errcode = errcode_of_header(reply.response.headers());
-        if reply.errcode.is_none() && may_hold_errcode(&reply.response) {
-            reply.errcode = errcode_in(reply.response.body_mut()).await;
-        }
-        reply
-    }
-
-    /// What somebody else said than the API, after a redirect: it is not looked at.
-    pub(crate) fn of_another(response: Response, moved: Option<Url>) -> Self {
+    /// An answer of the API, or after a redirect, of somebody else.
+    pub(crate) fn new(response: Response, moved: Option<Url>, is_of_api: bool) -> Self {
         Self {
             response: response.into(),
-            moved,
+            moved: moved.map(Box::new),
             errcode: None,
-            is_of_api: false,
+            is_of_api,
+        }
+    }
+
+    /// Looks for the errcode: in the header `Error-Code` if it holds a number, else in the body if that may be a short JSON
+    /// object. No more of the body is read than that needs, and what has been read stays part of it. What somebody else says
+    /// than the API is not looked at.
+    pub(crate) async fn look_for_errcode(&mut self) {
+        if self.is_of_api {
+            self.errcode = errcode_of_header(self.response.headers());
+            if self.errcode.is_none() && may_hold_errcode(&self.response) {
+                // Boxed, since the API itself sends the header, and the future of every request would be larger.
+                self.errcode = Box::pin(errcode_in(self.response.body_mut())).await;
+            }
         }
     }
 
@@ -56,7 +59,7 @@ impl Reply {
 
     /// The response as it came, but for its URL: that which the request was sent to, unless a redirect has led elsewhere.
     pub(crate) fn into_response(self, sent_to: Url) -> Response {
-        let url = self.moved.unwrap_or(sent_to);
+        let url = self.moved.map_or(sent_to, |moved| *moved);
         let mut response = self.response;
         // The only way to a `Response` with a certain URL is an extension that this builder alone can make.
         let mut carrier = http::Response::builder();
@@ -88,7 +91,7 @@ async fn errcode_in(body: &mut Body) -> Option<i64> {
 }
 
 fn errcode_of_header(headers: &HeaderMap) -> Option<i64> {
-    let mut values = headers.get_all("error-code").iter();
+    let mut values = headers.get_all(&ERROR_CODE).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => errcode::of_digits(value.to_str().ok()?),
         _ => None,

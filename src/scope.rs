@@ -106,20 +106,21 @@ fn may_lead_elsewhere(path: &str) -> bool {
             .any(|segment| segment == "..")
 }
 
-fn decoded(path: &str) -> Cow<'_, str> {
-    if path.contains('%') {
-        percent_decode_str(path).decode_utf8_lossy()
+fn decoded(text: &str) -> Cow<'_, str> {
+    if text.contains('%') {
+        percent_decode_str(text).decode_utf8_lossy()
     } else {
-        path.into()
+        text.into()
     }
 }
 
 fn has_credential_of_its_own(url: &Url) -> bool {
-    const TOKEN: &[u8] = b"access_token";
-    url.query_pairs().any(|(name, _)| {
+    let mut pairs = url.query().unwrap_or_default().split('&');
+    pairs.any(|pair| {
+        let name = decoded(pair.split('=').next().unwrap_or_default());
         let name = name.as_bytes();
-        let end = &name[name.len().saturating_sub(TOKEN.len())..];
-        end.eq_ignore_ascii_case(TOKEN)
+        let end = &name[name.len().saturating_sub(NAME.len())..];
+        end.eq_ignore_ascii_case(NAME.as_bytes())
             || name.eq_ignore_ascii_case(b"key")
             || name.eq_ignore_ascii_case(b"response_code")
     })

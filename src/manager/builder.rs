@@ -85,6 +85,7 @@ impl TokenManagerBuilder {
                 slots: Slots::default(),
                 gate: Gate::new(),
                 store_health: StoreHealth::default(),
+                was_futile: Default::default(),
             }),
         }
     }
