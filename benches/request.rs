@@ -4,12 +4,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
-#[path = "support/mod.rs"]
+mod comparison;
 mod support;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use comparison::Comparison;
 use criterion::Criterion;
 use futures_util::FutureExt;
 use http::Extensions;
@@ -17,7 +18,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request, Response, ResponseBuilderExt, Url};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 use reqwest_wecom::{AccessTokenMiddleware, Credentials, TokenManager, async_trait};
-use support::{Comparison, Fixed, Naive, TOKEN};
+use support::{Fixed, Least, Naive, TOKEN};
 use tokio::runtime::Runtime;
 
 const API: &str = "https://qyapi.weixin.qq.com/cgi-bin/user/get?userid=zhangsan";
@@ -28,7 +29,7 @@ const BODY: &str =
 fn main() {
     let runtime = Runtime::new().unwrap();
     let _inside = runtime.enter();
-    let mut criterion = support::criterion();
+    let mut criterion = comparison::criterion();
     get(&mut criterion);
     post(&mut criterion);
     small_json(&mut criterion);
@@ -44,6 +45,7 @@ fn get(criterion: &mut Criterion) {
     way("empty chain", chain(None, canned()));
     way("naive middleware", chain(naive(), canned()));
     way("ours", ours(canned()));
+    way("least middleware", chain(least(), canned()));
     add(
         &mut comparison,
         "empty chain, token by hand",
@@ -121,6 +123,10 @@ fn post_of_json() -> Request {
     request.headers_mut().insert(CONTENT_TYPE, json);
     *request.body_mut() = Some(BODY.to_owned().into());
     request
+}
+
+fn least() -> Option<Arc<dyn Middleware>> {
+    Some(Arc::new(Least::default()))
 }
 
 fn naive() -> Option<Arc<dyn Middleware>> {

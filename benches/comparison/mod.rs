@@ -1,6 +1,16 @@
-use std::{env, fs, hint::black_box, path::Path, time::Duration};
+//! Ways to do one thing, measured with `criterion` one after the other, and told with their ratios and allocations.
 
-use criterion::{BatchSize, Bencher, BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+#![allow(dead_code, reason = "each bench uses a part of it")]
+#![allow(unreachable_pub, reason = "`pub` marks what is for the benches")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench fails by panicking, and tells what it has measured"
+)]
+
+use std::{env, fs, path::Path, time::Duration};
+
+use criterion::{BatchSize, Bencher, BenchmarkGroup, Criterion, measurement::WallTime};
 
 pub fn criterion() -> Criterion {
     Criterion::default()
@@ -108,7 +118,7 @@ fn nanos(group: &str, way: &str) -> f64 {
 }
 
 /// A time in ns, to be read by people.
-pub fn told(nanos: f64) -> String {
+fn told(nanos: f64) -> String {
     match nanos.abs() {
         0.0..1e3 => format!("{nanos:.0} ns"),
         1e3..1e6 => format!("{:.2} µs", nanos / 1e3),

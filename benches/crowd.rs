@@ -1,0 +1,130 @@
+//! How long the last of a crowd waits that asks for the same token at once, from the moment at which the token arrives.
+//!
+//! `cargo bench --bench crowd`
+
+#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+
+#[path = "support/mod.rs"]
+mod bench;
+mod comparison;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bench::TOKEN;
+use comparison::{Comparison, criterion};
+use futures_util::future::join_all;
+use futures_util::poll;
+use reqwest_wecom::{AccessToken, Credentials, Error, TokenManager, TokenSource, async_trait};
+use tokio::runtime::Runtime;
+use tokio::sync::{Mutex, OnceCell, Semaphore};
+
+fn main() {
+    let runtime = Runtime::new().unwrap();
+    let mut criterion = criterion().sample_size(20);
+    let name = "from the token's arrival to the last caller";
+    let mut comparison = Comparison::new(&mut criterion, name);
+    for (name, callers) in [
+        ("ours, 1,000 callers", 1_000),
+        ("ours, 10,000 callers", 10_000),
+    ] {
+        comparison.timed_way(name, |bencher| {
+            bencher.iter_custom(|times| {
+                let crowds = (0..times).map(|_| runtime.block_on(ours(callers)));
+                crowds.sum()
+            });
+        });
+    }
+    comparison.timed_way("a lock held while fetching, 10,000 callers", |bencher| {
+        bencher.iter_custom(|times| {
+            let crowds = (0..times).map(|_| runtime.block_on(locked(10_000)));
+            crowds.sum()
+        });
+    });
+    comparison.tell();
+}
+
+async fn ours(callers: u32) -> Duration {
+    let source = Arc::new(Gated::default());
+    let manager = TokenManager::builder(source.clone()).build();
+    let credentials = Credentials::new("corp", "secret");
+    crowd(callers, &source, || {
+        let (manager, credentials) = (manager.clone(), credentials.clone());
+        async move {
+            manager.token(&credentials).await.unwrap();
+        }
+    })
+    .await
+}
+
+/// The first to come fetches, and all others wait for its lock.
+async fn locked(callers: u32) -> Duration {
+    let source = Arc::new(Gated::default());
+    let cached = Arc::new(Mutex::new(None));
+    let credentials = Credentials::new("corp", "secret");
+    crowd(callers, &source, || {
+        let (source, cached) = (source.clone(), cached.clone());
+        let credentials = credentials.clone();
+        async move {
+            let mut cached = cached.lock().await;
+            if cached.is_none() {
+                *cached = Some(source.fetch(&credentials).await.unwrap());
+            }
+        }
+    })
+    .await
+}
+
+/// Lets the token come when all are waiting for it.
+async fn crowd<F: Future<Output = ()> + Send + 'static>(
+    callers: u32,
+    source: &Gated,
+    call: impl Fn() -> F,
+) -> Duration {
+    let waiting = Arc::new(Semaphore::new(0));
+    let tasks = (0..callers).map(|_| {
+        let (call, waiting) = (call(), waiting.clone());
+        tokio::spawn(async move {
+            let mut call = pin!(call);
+            assert!(poll!(call.as_mut()).is_pending());
+            waiting.add_permits(1);
+            call.await;
+            Instant::now()
+        })
+    });
+    let tasks: Vec<_> = tasks.collect();
+    let _all = waiting.acquire_many(callers).await.unwrap();
+    source.gate.add_permits(1);
+    let served = join_all(tasks).await;
+    let last = served.into_iter().map(Result::unwrap).max().unwrap();
+    assert_eq!(source.fetches.load(Ordering::Relaxed), 1);
+    last - *source.arrived_at.get().unwrap()
+}
+
+struct Gated {
+    fetches: AtomicUsize,
+    gate: Semaphore,
+    arrived_at: OnceCell<Instant>,
+}
+
+impl Default for Gated {
+    fn default() -> Self {
+        Self {
+            fetches: AtomicUsize::new(0),
+            gate: Semaphore::new(0),
+            arrived_at: OnceCell::new(),
+        }
+    }
+}
+
+#[async_trait]
+impl TokenSource for Gated {
+    async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+        self.gate.acquire().await.unwrap().forget();
+        self.arrived_at.set(Instant::now()).unwrap();
+        Ok(AccessToken::new(TOKEN, Duration::from_secs(7200)))
+    }
+}

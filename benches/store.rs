@@ -1,0 +1,73 @@
+//! What the stores cost, beside a token that the manager has in hand: `RedisStore` asks a Redis on this machine.
+//!
+//! `cargo bench --bench store --features redis`
+
+#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+
+#[path = "support/mod.rs"]
+mod bench;
+mod comparison;
+#[path = "../tests/redis_support/mod.rs"]
+mod redis_support;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use bench::{Fixed, TOKEN};
+use comparison::{Comparison, criterion};
+use redis_support::Server;
+use reqwest_wecom::{AccessToken, Credentials, MokaStore, RedisStore, TokenManager, TokenStore};
+use tokio::runtime::{Builder, Runtime};
+
+fn main() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let server = Server::start();
+    let redis = RedisStore::connect(server.url()).unwrap();
+    let mut criterion = criterion();
+    let mut comparison = Comparison::new(&mut criterion, "a token in hand, and one from a store");
+    let credentials = Credentials::new("corp", "secret");
+    let manager = TokenManager::builder(Fixed::default())
+        .store(redis.clone())
+        .build();
+    comparison.way(
+        "local copy, whatever the store",
+        || (),
+        |()| runtime.block_on(manager.token(&credentials)).unwrap(),
+    );
+    add(
+        &mut comparison,
+        &runtime,
+        ["MokaStore get", "MokaStore put"],
+        &MokaStore::new(),
+    );
+    add(
+        &mut comparison,
+        &runtime,
+        ["RedisStore get", "RedisStore put"],
+        &redis,
+    );
+    comparison.tell();
+}
+
+fn add(
+    comparison: &mut Comparison<'_>,
+    runtime: &Runtime,
+    [get, put]: [&'static str; 2],
+    store: &impl TokenStore,
+) {
+    let credentials = Credentials::new("corp", "secret");
+    let key = credentials.key();
+    let token = AccessToken::new(TOKEN, Duration::from_secs(7200));
+    runtime.block_on(store.put(key, &token)).unwrap();
+    comparison.way(
+        get,
+        || (),
+        |()| assert!(runtime.block_on(store.get(key)).unwrap().is_some()),
+    );
+    comparison.way(
+        put,
+        || (),
+        |()| runtime.block_on(store.put(key, &token)).unwrap(),
+    );
+}
