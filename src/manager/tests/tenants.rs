@@ -69,6 +69,25 @@ async fn keys_in_use_are_kept_however_many_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_app_of_a_middleware_is_kept_as_long_as_that() {
+    let world = World::new();
+    let manager = world.manager();
+    let client = world.client(&manager);
+    let idle_long_enough = Duration::from_secs(301);
+    for n in 0..2 {
+        advance(idle_long_enough).await;
+        tokens(&manager, n..=n).await;
+    }
+    assert_eq!(manager.shared.slots.len(), 3);
+    drop(client);
+    for n in 2..4 {
+        advance(idle_long_enough).await;
+        tokens(&manager, n..=n).await;
+    }
+    assert_eq!(manager.shared.slots.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_in_cool_down_is_kept() {
     let world = World::new();
     let manager = world.manager();
