@@ -146,6 +146,15 @@ async fn a_fleet_on_a_cluster_makes_one_gettoken_and_survives_the_loss_of_a_node
 
     nodes[holder].run();
     all_are_in(&nodes).await;
+    // One of the tokens of the outage is written, and new processes share it.
+    while nodes[holder].kept("wecom:*").await.is_none() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut fleet = Process::start_many(4, &setup).await;
+    for process in &mut fleet {
+        process.calls(1).await;
+    }
+    assert_eq!(qyapi.gettoken_count(), 3 + during);
     qyapi.revoke(SECRET);
     for process in &mut fleet {
         process.begin_calls(20).await;

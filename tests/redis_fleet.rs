@@ -139,8 +139,9 @@ async fn fetches_of_a_minute_with_a_wrong_secret(processes: usize) -> usize {
 #[tokio::test]
 async fn an_owner_that_was_killed_is_waited_for_no_longer_than_the_lock_time() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
-    // As long as the others have the patience for, which is 3 s here.
+    // As long as the others have the patience for, which is 5 s here.
     let setup = Setup {
+        fetch_limit: Duration::from_secs(2),
         lock_time: Duration::from_secs(10),
         ..quick_setup(&qyapi, &redis)
     };

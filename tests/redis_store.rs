@@ -398,6 +398,28 @@ async fn a_token_that_came_while_one_was_fetched_is_not_replaced() {
 }
 
 #[tokio::test]
+async fn a_token_of_an_outage_is_not_written_while_another_process_fetches() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    // Redis may be read, and takes no writes.
+    redis
+        .tell("ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +pttl")
+        .await;
+    let url = redis.url().replace("://", "://wecom:PASSWORD@");
+    let alone = manager(&qyapi, store_at(&url));
+    alone.token(&app()).await.unwrap();
+    let lock = format!("SET {}:lock another-process PX 60000", token_key());
+    redis.tell(&lock).await;
+    redis.tell("ACL SETUSER wecom +set +del").await;
+    let before = redis.calls("eval").await;
+    redis.until_called("eval", before + 3).await;
+    assert!(redis.kept(&token_key()).await.is_none());
+    redis.tell(&format!("DEL {}:lock", token_key())).await;
+    while redis.kept(&token_key()).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_redis_that_went_back_to_an_older_token_costs_one_fetch() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
     let managers = [(); 6].map(|()| manager(&qyapi, store(&redis)));

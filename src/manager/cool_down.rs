@@ -62,7 +62,7 @@ impl CoolDown {
         self.holds.take().is_some()
     }
 
-    /// Whether it is of any further consequence: it lasts, or the next failure would make it longer than the first.
+    /// Whether a fetch may be made again.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.holds.as_ref().is_none_or(|hold| now >= hold.until)
     }

@@ -168,7 +168,9 @@ impl RedisStore {
                 self.0.write_back.remove(key);
                 match committed {
                     Committed::Another(kept) => Ok(kept),
-                    Committed::Kept | Committed::GivenUp => Ok(unwritten.token),
+                    Committed::Kept | Committed::AnotherFetches | Committed::GivenUp => {
+                        Ok(unwritten.token)
+                    }
                 }
             }
             Err(failure) => {
@@ -243,6 +245,7 @@ impl Shared {
             let command = keys.commit(&unwritten.owner, &text, &seen);
             match self.link.send(&command).await? {
                 Reply::Done => return Ok(Committed::Kept),
+                Reply::Wait => return Ok(Committed::AnotherFetches),
                 Reply::Token(text) => match text.token(asked_at) {
                     Some(kept) if unwritten.gives_way_to(&kept) => {
                         return Ok(Committed::Another(kept));
@@ -282,6 +285,8 @@ enum Committed {
     Kept,
     /// This one is there, and can serve as well.
     Another(AccessToken),
+    /// Another process has the lock, and its token will be newer.
+    AnotherFetches,
     GivenUp,
 }
 

@@ -129,6 +129,7 @@ async fn write_all(store: Weak<Shared>) {
             for (key, unwritten) in left {
                 let keys = store.keys(&key);
                 match store.commit(&keys, &unwritten, Seen::default()).await {
+                    Ok(Committed::AnotherFetches) => {} // It may fail.
                     Ok(committed) => {
                         store.write_back.lock().remove(&key, &unwritten.token);
                         if let Committed::Kept = committed {

@@ -1,8 +1,11 @@
--- Keeps a fetched token and gives the lock back, if one still has it. Where another token is there than was seen, that one stays: who has
--- waited too long for a lock may have fetched too. KEYS: token, lock, failure. ARGV: owner, token, its time left in ms, the text seen
--- under `token` at the step.
-if read(KEYS[2]) == ARGV[1] then
+-- Keeps a fetched token and gives the lock back, if one still has it. Where another has it by now, that one's token will be newer; and where
+-- another token is there than was seen, that one stays: who has waited too long for a lock may have fetched too. KEYS: token, lock,
+-- failure. ARGV: owner, token, its time left in ms, the text seen under `token` at the step.
+local owner, held = read(KEYS[2])
+if owner == ARGV[1] then
   redis.call('DEL', KEYS[2])
+elseif held > 0 then
+  return {'wait'}
 end
 local text, left = read(KEYS[1])
 if left > 0 and text ~= ARGV[4] then
