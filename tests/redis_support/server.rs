@@ -132,8 +132,13 @@ impl Server {
 
     /// A connection for the test itself.
     pub async fn admin(&self) -> MultiplexedConnection {
-        let client = redis::Client::open(self.url()).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        self.connect().await.unwrap()
+    }
+
+    /// A server that changes its role closes even those connections that are just being made.
+    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let client = redis::Client::open(self.url())?;
+        client.get_multiplexed_async_connection().await
     }
 
     /// Runs one command, words separated by blanks.
@@ -141,14 +146,14 @@ impl Server {
         self.ask(command).await.unwrap()
     }
 
-    /// Runs one command that may be refused.
+    /// Runs one command that may be refused, on a server that may be away.
     pub async fn ask(&self, command: &str) -> redis::RedisResult<redis::Value> {
         let mut words = command.split(' ');
         let mut cmd = redis::cmd(words.next().unwrap());
         words.for_each(|word| {
             cmd.arg(word);
         });
-        cmd.query_async(&mut self.admin().await).await
+        cmd.query_async(&mut self.connect().await?).await
     }
 
     /// How often a command has come, scripts' own included.
