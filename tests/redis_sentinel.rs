@@ -14,7 +14,9 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
-use redis_support::{Kind, Process, Server, Setup, be_a_process_if_told, free_port};
+use redis_support::{
+    Kind, Process, Server, Setup, be_a_process_if_told, free_port, within_a_minute,
+};
 use reqwest_wecom::redis::sentinel::{
     SentinelClient, SentinelNodeConnectionInfo, SentinelServerType,
 };
@@ -25,12 +27,6 @@ use support::{Qyapi, SECRET, app};
 #[test]
 fn process() {
     be_a_process_if_told();
-}
-
-/// Servers that do not come to what a test waits for fail it.
-async fn within_a_minute(test: impl Future<Output = ()>) {
-    let ended = tokio::time::timeout(Duration::from_secs(60), test).await;
-    assert!(ended.is_ok(), "it takes too long");
 }
 
 struct Watched {

@@ -21,6 +21,13 @@ pub use self::{
 };
 
 use std::process::Command;
+use std::time::Duration;
+
+/// Servers that do not come to what a test waits for fail it.
+pub async fn within_a_minute(test: impl Future<Output = ()>) {
+    let ended = tokio::time::timeout(Duration::from_secs(60), test).await;
+    assert!(ended.is_ok(), "it takes too long");
+}
 
 /// Sends a signal to one process.
 pub fn signal(name: &str, pid: u32) {

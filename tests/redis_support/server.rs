@@ -187,8 +187,12 @@ impl Server {
             .unwrap();
         let key = keys.first()?.clone();
         assert_eq!(keys.len(), 1, "{keys:?}");
-        let text = redis::cmd("GET").arg(&key).query_async(&mut admin).await;
-        Some((key, text.unwrap()))
+        let text: Option<String> = redis::cmd("GET")
+            .arg(&key)
+            .query_async(&mut admin)
+            .await
+            .unwrap();
+        Some((key, text?))
     }
 
     /// The commands that were refused to users. The client's telling of its own name is none that it needs.
