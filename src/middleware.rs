@@ -129,16 +129,18 @@ impl AccessTokenMiddleware {
     ) -> reqwest_middleware::Result<Response> {
         let replay = Replay::of(&mut request, self.replay_limit);
         let sending = (request, replay.url());
-        let first = self
-            .send(sending, &token, &time, extensions, next.clone())
-            .await?;
-        let (first, is_rejection) = self.judged(first, &tenant, replay.url());
-        if !is_rejection {
-            return Ok(first.into_response(replay.into_url()));
-        }
-        // Boxed, since it is rare and would make the future of every request larger.
-        let app = (tenant, token);
-        Box::pin(self.renew_and_send_again(first, replay, app, time, extensions, next)).await
+        // Boxed, since it is rare, and made in a block, so that the future of every request keeps no room for what it takes.
+        let second = {
+            let first = self
+                .send(sending, &token, &time, extensions, next.clone())
+                .await?;
+            if !self.rejects(&first, &tenant, replay.url()) {
+                return Ok(first.into_response(replay.into_url()));
+            }
+            let app = (tenant, token);
+            Box::pin(self.renew_and_send_again(first, replay, app, time, extensions, next))
+        };
+        second.await
     }
 
     async fn renew_and_send_again(
@@ -164,8 +166,7 @@ impl AccessTokenMiddleware {
         let second = self
             .send((Box::new(request), &url), &renewed, &time, extensions, next)
             .await?;
-        let (second, is_rejection) = self.judged(second, &tenant, &url);
-        if is_rejection {
+        if self.rejects(&second, &tenant, &url) {
             self.manager.rejected_again(&tenant, &renewed, url.path());
         }
         Ok(second.into_response(url))
@@ -184,9 +185,15 @@ impl AccessTokenMiddleware {
         time.limit(&mut request);
         let sending = next.run(*request, extensions);
         async move {
-            let mut reply = self.reply_without_token(sending.await, token, url)?;
-            reply.look_for_errcode().await;
-            Ok(reply)
+            let looking = {
+                let reply = self.reply_without_token(sending.await, token, url)?;
+                if !reply.may_hold_errcode() {
+                    return Ok(reply);
+                }
+                // As rare, since the API itself sends the header.
+                Box::pin(reply.with_errcode_of_body())
+            };
+            Ok(looking.await)
         }
     }
 
@@ -201,19 +208,19 @@ impl AccessTokenMiddleware {
         // `reqwest` leaves the URL here too.
         response.extensions_mut().remove::<RequestUri>();
         let moved = scope::moved(response.url(), url, token);
-        let is_of_api = self.scope.is_api(response.url());
+        let is_of_api = moved.is_none() || self.scope.is_api(response.url());
         Ok(Reply::new(response, moved, is_of_api))
     }
 
-    /// The reply, and whether the API rejects the token with it. Not of a reference, for which a future would keep room.
-    fn judged(&self, reply: Reply, tenant: &Tenant, url: &Url) -> (Reply, bool) {
+    /// Whether the API rejects the token with this reply.
+    fn rejects(&self, reply: &Reply, tenant: &Tenant, url: &Url) -> bool {
         let is_rejection = reply
             .errcode()
             .is_some_and(|errcode| self.refresh_on.contains(&errcode));
         if !is_rejection && reply.is_answer() {
             self.manager.accepted(tenant, url.path());
         }
-        (reply, is_rejection)
+        is_rejection
     }
 
     /// Whom the request is sent as. The default is borrowed, since counting references from many threads at once takes time.

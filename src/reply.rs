@@ -25,27 +25,27 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// An answer of the API, or after a redirect, of somebody else.
+    /// An answer of the API, or after a redirect, of somebody else: what that says is not looked at. Its errcode is that of the header
+    /// `Error-Code`, if that holds a number.
     pub(crate) fn new(response: Response, moved: Option<Url>, is_of_api: bool) -> Self {
+        let errcode = is_of_api.then(|| errcode_of_header(response.headers()));
         Self {
             response: response.into(),
             moved: moved.map(Box::new),
-            errcode: None,
+            errcode: errcode.flatten(),
             is_of_api,
         }
     }
 
-    /// Looks for the errcode: in the header `Error-Code` if it holds a number, else in the body if that may be a short JSON
-    /// object. No more of the body is read than that needs, and what has been read stays part of it. What somebody else says
-    /// than the API is not looked at.
-    pub(crate) async fn look_for_errcode(&mut self) {
-        if self.is_of_api {
-            self.errcode = errcode_of_header(self.response.headers());
-            if self.errcode.is_none() && may_hold_errcode(&self.response) {
-                // Boxed, since the API itself sends the header, and the future of every request would be larger.
-                self.errcode = Box::pin(errcode_in(self.response.body_mut())).await;
-            }
-        }
+    /// Whether the body is to be looked into, since it may be a short JSON object, and nothing else has told the errcode.
+    pub(crate) fn may_hold_errcode(&self) -> bool {
+        self.is_of_api && self.errcode.is_none() && may_hold_errcode(&self.response)
+    }
+
+    /// Looks for the errcode in the body. No more of that is read than it needs, and what has been read stays part of it.
+    pub(crate) async fn with_errcode_of_body(mut self) -> Self {
+        self.errcode = errcode_in(self.response.body_mut()).await;
+        self
     }
 
     pub(crate) fn errcode(&self) -> Option<i64> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use form_urlencoded::byte_serialize;
 use http::Extensions;
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 use reqwest::Url;
 use secrecy::zeroize::Zeroizing;
 
@@ -24,19 +24,23 @@ use crate::{AccessToken, Audience};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoAccessToken;
 
-/// The paths below `/cgi-bin/` that take another credential. One that ends in a slash stands for all below it.
-const OTHER_CREDENTIALS: [&str; 12] = [
+/// The paths below `/cgi-bin/` that take another credential.
+const OTHER_CREDENTIALS: [&str; 5] = [
     "gettoken",
+    "wedoc/smartsheet/webhook",
+    "hardware/get_device_feature",
+    "idconvert/upgrade_chatid_for_new_corp",
+    "aibot/response",
+];
+
+/// The paths below `/cgi-bin/` of which all that is below takes another credential.
+const OTHER_CREDENTIALS_BELOW: [&str; 7] = [
     "service/",
     "webhook/",
-    "wedoc/smartsheet/webhook",
     "license/",
     "paytool/",
     "advanced_api/",
-    "hardware/get_device_feature",
-    "idconvert/upgrade_chatid_for_new_corp",
     "openhw/",
-    "aibot/response",
     "aibot/cli/",
 ];
 
@@ -61,18 +65,14 @@ impl Scope {
         if !self.is_at_home(url) {
             return false;
         }
-        let reason = if !url.path().starts_with(&self.api_path) {
-            "outside of the API's path"
-        } else if extensions.get::<NoAccessToken>().is_some() {
-            "it carries `NoAccessToken`"
-        } else if self.takes_other_credential(url) {
-            "the path takes another credential"
-        } else if may_lead_elsewhere(url.path()) {
-            "the path has an encoded dot segment"
-        } else if has_credential_of_its_own(url) {
-            "its query holds a credential already"
-        } else {
-            return true;
+        let path = url.path().strip_prefix(&*self.api_path);
+        let reason = match path.map(|path| decoded(path.as_bytes())) {
+            None => "outside of the API's path",
+            _ if extensions.get::<NoAccessToken>().is_some() => "it carries `NoAccessToken`",
+            Some(path) if takes_other_credential(&path) => "the path takes another credential",
+            Some(path) if may_lead_elsewhere(&path) => "the path has an encoded dot segment",
+            _ if has_credential_of_its_own(url) => "its query holds a credential already",
+            Some(_) => return true,
         };
         tracing::debug!(path = url.path(), reason, "request left untouched");
         false
@@ -84,41 +84,44 @@ impl Scope {
     }
 
     fn is_at_home(&self, url: &Url) -> bool {
-        url.host_str() == self.base_url.host_str()
-            && url.scheme() == self.base_url.scheme()
-            && url.port() == self.base_url.port()
-    }
-
-    fn takes_other_credential(&self, url: &Url) -> bool {
-        let path = decoded(url.path().get(self.api_path.len()..).unwrap_or_default());
-        OTHER_CREDENTIALS
-            .iter()
-            .any(|other| path == *other || other.ends_with('/') && path.starts_with(other))
+        // One look tells of nearly every URL that is: it has neither a name nor a password.
+        url.as_str().starts_with(self.base_url.as_str())
+            || url.host_str() == self.base_url.host_str()
+                && url.scheme() == self.base_url.scheme()
+                && url.port() == self.base_url.port()
     }
 }
 
-/// Whether a server that decodes a path before it takes the dot segments out would find another one than is written here. Dot
+fn takes_other_credential(path: &[u8]) -> bool {
+    let is_other = |other: &&str| path == other.as_bytes();
+    let is_below = |other: &&str| path.starts_with(other.as_bytes());
+    OTHER_CREDENTIALS.iter().any(is_other) || OTHER_CREDENTIALS_BELOW.iter().any(is_below)
+}
+
+/// Whether a server that decodes a path before it takes the dot segments out would find another one than is written there. Dot
 /// segments between plain slashes, encoded dots included, are gone from every [`Url`].
-fn may_lead_elsewhere(path: &str) -> bool {
-    path.contains('%')
-        && decoded(path)
-            .split(['/', '\\'])
-            .any(|segment| segment == "..")
+fn may_lead_elsewhere(path: &Decoded<'_>) -> bool {
+    let mut segments = path.split(|byte| matches!(byte, b'/' | b'\\'));
+    matches!(path, Cow::Owned(_)) && segments.any(|segment| segment == b"..")
 }
 
-fn decoded(text: &str) -> Cow<'_, str> {
-    if text.contains('%') {
-        percent_decode_str(text).decode_utf8_lossy()
+/// Owned if there was something to decode.
+type Decoded<'a> = Cow<'a, [u8]>;
+
+fn decoded(text: &[u8]) -> Decoded<'_> {
+    if text.contains(&b'%') {
+        percent_decode(text).collect()
     } else {
         text.into()
     }
 }
 
 fn has_credential_of_its_own(url: &Url) -> bool {
-    let mut pairs = url.query().unwrap_or_default().split('&');
+    let query = url.query().unwrap_or_default().as_bytes();
+    let mut pairs = query.split(|&byte| byte == b'&');
     pairs.any(|pair| {
-        let name = decoded(pair.split('=').next().unwrap_or_default());
-        let name = name.as_bytes();
+        let name = pair.split(|&byte| byte == b'=').next();
+        let name = decoded(name.unwrap_or_default());
         let end = &name[name.len().saturating_sub(NAME.len())..];
         end.eq_ignore_ascii_case(NAME.as_bytes())
             || name.eq_ignore_ascii_case(b"key")

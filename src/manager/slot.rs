@@ -89,6 +89,12 @@ impl State {
             .filter(|local| now < local.token.expires_at())
     }
 
+    /// The local copy, if nothing is to be done about it yet.
+    pub(super) fn settled(&self, now: SystemTime) -> Option<&LocalCopy> {
+        self.unexpired(now)
+            .filter(|local| now < local.renew_at && self.flight.is_none())
+    }
+
     pub(super) fn is_spent(&self, token: &AccessToken) -> bool {
         self.spent.contains(token)
     }
