@@ -23,7 +23,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bench::{Least, Naive};
+use bench::{Idle, Least, Naive};
 use cpu_time::ProcessTime;
 use futures_util::{StreamExt, stream};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
@@ -32,8 +32,8 @@ use support::{Qyapi, app};
 use tokio::runtime::Runtime;
 
 const AT_A_TIME: usize = 64;
-const REQUESTS: usize = 2_000;
-const ROUNDS: usize = 100;
+const REQUESTS: usize = 1_000;
+const ROUNDS: usize = 300;
 
 /// A process that is told this is the stand-in, so that the time of the other is the client's alone.
 const SERVE: &str = "WECOM_BENCH_SERVES";
@@ -71,8 +71,13 @@ fn main() {
     };
     let mut taken: Vec<Vec<Taken>> = ways.iter().map(|_| Vec::new()).collect();
     for round in 0..=rounds {
-        for nth in 0..ways.len() {
-            let nth = (nth + round) % ways.len();
+        let mut order: Vec<_> = (0..ways.len()).collect();
+        order.rotate_left(round % ways.len());
+        // None always comes after the same one.
+        if round / ways.len() % 2 == 1 {
+            order.reverse();
+        }
+        for nth in order {
             let one = run(&runtime, &ways[nth], requests);
             if round > 0 {
                 taken[nth].push(one); // The first warms up.
@@ -141,6 +146,11 @@ fn ways(base_url: &str, runtime: &Runtime) -> Vec<Arc<Way>> {
     vec![
         way("bare client", Client::Bare(http.clone()), &by_hand),
         way("empty chain", Client::Chain(chain().build()), &by_hand),
+        way(
+            "idle middleware",
+            Client::Chain(chain().with(Idle).build()),
+            &by_hand,
+        ),
         way(
             "ours",
             Client::Chain(chain().with(middleware.build()).build()),

@@ -190,7 +190,7 @@ impl AccessTokenMiddleware {
                 if !reply.may_hold_errcode() {
                     return Ok(reply);
                 }
-                // As rare, since the API itself sends the header.
+                // Boxed in a block too: it is rare, since the API itself sends the header.
                 Box::pin(reply.with_errcode_of_body())
             };
             Ok(looking.await)

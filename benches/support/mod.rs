@@ -4,11 +4,13 @@
 #![allow(unreachable_pub, reason = "`pub` marks what is for the benches")]
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
+mod idle;
 mod least;
 mod naive;
 mod source;
 
 pub use self::{
+    idle::Idle,
     least::Least,
     naive::{Naive, append},
     source::{Fixed, TOKEN},
