@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
+    runtime::Handle,
+    signal::unix::{self, SignalKind},
+    task::block_in_place,
     time::timeout,
 };
 
@@ -115,11 +118,17 @@ impl Setup {
 
 struct StopsAfterFetch(GetToken);
 
+/// Its number on Linux.
+const SIGCONT: i32 = 18;
+
 #[async_trait]
 impl TokenSource for StopsAfterFetch {
     async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
         let fetched = self.0.fetch(credentials).await;
+        let mut continued = unix::signal(SignalKind::from_raw(SIGCONT)).unwrap();
         signal("STOP", std::process::id());
+        // The thread might run on for a while until another has taken the signal. And it is blocked, so that no time limit notices.
+        block_in_place(|| Handle::current().block_on(continued.recv()));
         fetched
     }
 
