@@ -70,7 +70,7 @@ impl Scope {
             None => "outside of the API's path",
             _ if extensions.get::<NoAccessToken>().is_some() => "it carries `NoAccessToken`",
             Some(path) if takes_other_credential(&path) => "the path takes another credential",
-            Some(path) if may_lead_elsewhere(&path) => "the path has an encoded dot segment",
+            _ if may_lead_elsewhere(url.path()) => "the path has an encoded dot segment",
             _ if has_credential_of_its_own(url) => "its query holds a credential already",
             Some(_) => return true,
         };
@@ -98,17 +98,17 @@ fn takes_other_credential(path: &[u8]) -> bool {
     OTHER_CREDENTIALS.iter().any(is_other) || OTHER_CREDENTIALS_BELOW.iter().any(is_below)
 }
 
-/// Whether a server that decodes a path before it takes the dot segments out would find another one than is written there. Dot
+/// Whether a server that decodes a path before it takes the dot segments out would find another one than is written here. Dot
 /// segments between plain slashes, encoded dots included, are gone from every [`Url`].
-fn may_lead_elsewhere(path: &Decoded<'_>) -> bool {
-    let mut segments = path.split(|byte| matches!(byte, b'/' | b'\\'));
-    matches!(path, Cow::Owned(_)) && segments.any(|segment| segment == b"..")
+fn may_lead_elsewhere(path: &str) -> bool {
+    let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
+    path.contains('%')
+        && decoded(path.as_bytes())
+            .split(is_slash)
+            .any(|segment| segment == b"..")
 }
 
-/// Owned if there was something to decode.
-type Decoded<'a> = Cow<'a, [u8]>;
-
-fn decoded(text: &[u8]) -> Decoded<'_> {
+fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     if text.contains(&b'%') {
         percent_decode(text).collect()
     } else {
