@@ -53,10 +53,14 @@ async fn cluster() -> Vec<Server> {
     nodes
 }
 
-/// Waits until every node says that the cluster is whole.
+/// Waits until every node is ready and knows who serves each slot: one that has yet to hear of the others may be ready too.
 async fn all_are_in(nodes: &[Server]) {
     for node in nodes {
-        while !info(node).await.contains("cluster_state:ok") {
+        loop {
+            let info = info(node).await;
+            if info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384") {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
