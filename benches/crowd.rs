@@ -2,7 +2,11 @@
 //!
 //! `cargo bench --bench crowd`
 
-#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench fails by panicking, and tells what it has measured"
+)]
 
 #[path = "support/mod.rs"]
 mod bench;
@@ -23,14 +27,15 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 fn main() {
     let runtime = Runtime::new().unwrap();
-    let mut criterion = criterion().sample_size(20);
+    let mut criterion = criterion();
     let name = "from the token's arrival to the last caller";
     let mut comparison = Comparison::new(&mut criterion, name);
     for (name, callers) in [
         ("ours, 1,000 callers", 1_000),
         ("ours, 10,000 callers", 10_000),
     ] {
-        comparison.timed_way(name, |bencher| {
+        let runtime = &runtime;
+        comparison.timed_way(name, move |bencher| {
             bencher.iter_custom(|times| {
                 let crowds = (0..times).map(|_| runtime.block_on(ours(callers)));
                 crowds.sum()
@@ -43,7 +48,7 @@ fn main() {
             crowds.sum()
         });
     });
-    comparison.tell();
+    println!("{}", comparison.measured());
 }
 
 async fn ours(callers: u32) -> Duration {

@@ -2,7 +2,11 @@
 //!
 //! `cargo bench --bench request`
 
-#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench fails by panicking, and tells what it has measured"
+)]
 
 mod comparison;
 mod support;
@@ -30,15 +34,20 @@ fn main() {
     let runtime = Runtime::new().unwrap();
     let _inside = runtime.enter();
     let mut criterion = comparison::criterion();
-    get(&mut criterion);
-    post(&mut criterion);
-    small_json(&mut criterion);
-    large_json(&mut criterion);
-    none_of_ours(&mut criterion);
+    let tables = [
+        get(&mut criterion),
+        post(&mut criterion),
+        small_json(&mut criterion),
+        large_json(&mut criterion),
+        none_of_ours(&mut criterion),
+    ];
     criterion.final_summary();
+    for table in tables {
+        println!("{table}");
+    }
 }
 
-fn get(criterion: &mut Criterion) {
+fn get(criterion: &mut Criterion) -> String {
     let mut comparison = Comparison::new(criterion, "GET, answer with Error-Code");
     let canned = || Canned::small(true);
     let mut way = |name, client| add(&mut comparison, name, client, || get_of(API));
@@ -56,56 +65,56 @@ fn get(criterion: &mut Criterion) {
             request
         },
     );
-    comparison.tell();
+    comparison.measured()
 }
 
-fn post(criterion: &mut Criterion) {
+fn post(criterion: &mut Criterion) -> String {
     let mut comparison = Comparison::new(criterion, "POST of JSON, answer with Error-Code");
     let canned = || Canned::small(true);
     let mut way = |name, client| add(&mut comparison, name, client, post_of_json);
     way("empty chain", chain(None, canned()));
     way("naive middleware", chain(naive(), canned()));
     way("ours", ours(canned()));
-    comparison.tell();
+    comparison.measured()
 }
 
-fn small_json(criterion: &mut Criterion) {
+fn small_json(criterion: &mut Criterion) -> String {
     let mut comparison = Comparison::new(criterion, "GET, answer of small JSON without Error-Code");
     let canned = || Canned::small(false);
     let mut way = |name, client| add(&mut comparison, name, client, || get_of(API));
     way("empty chain", chain(None, canned()));
     way("naive middleware", chain(naive(), canned()));
     way("ours", ours(canned()));
-    comparison.tell();
+    comparison.measured()
 }
 
-fn large_json(criterion: &mut Criterion) {
+fn large_json(criterion: &mut Criterion) -> String {
     let mut comparison = Comparison::new(criterion, "GET, answer of 1 MiB JSON without Error-Code");
     let mut way = |name, client| add(&mut comparison, name, client, || get_of(API));
     way("empty chain", chain(None, Canned::large()));
     way("naive middleware", chain(naive(), Canned::large()));
     way("ours", ours(Canned::large()));
-    comparison.tell();
+    comparison.measured()
 }
 
-fn none_of_ours(criterion: &mut Criterion) {
+fn none_of_ours(criterion: &mut Criterion) -> String {
     let mut comparison = Comparison::new(criterion, "GET, none of ours");
     let canned = || Canned::small(true);
     let mut way = |name, client| add(&mut comparison, name, client, || get_of(ELSEWHERE));
     way("empty chain", chain(None, canned()));
     way("ours", ours(canned()));
-    comparison.tell();
+    comparison.measured()
 }
 
 /// All answers are at hand, so that no task ever has to wait.
-fn add(
-    comparison: &mut Comparison<'_>,
+fn add<'a>(
+    comparison: &mut Comparison<'a>,
     name: &'static str,
     client: ClientWithMiddleware,
-    request: impl Fn() -> Request,
+    request: impl Fn() -> Request + 'a,
 ) {
     tokio::runtime::Handle::current().block_on(async { client.execute(request()).await.unwrap() });
-    comparison.way(name, request, |request| {
+    comparison.way(name, request, move |request| {
         client.execute(request).now_or_never().unwrap().unwrap()
     });
 }

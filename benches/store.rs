@@ -2,7 +2,11 @@
 //!
 //! `cargo bench --bench store --features redis`
 
-#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench fails by panicking, and tells what it has measured"
+)]
 
 #[path = "support/mod.rs"]
 mod bench;
@@ -17,57 +21,59 @@ use std::time::Duration;
 use bench::{Fixed, TOKEN};
 use comparison::{Comparison, criterion};
 use redis_support::Server;
-use reqwest_wecom::{AccessToken, Credentials, MokaStore, RedisStore, TokenManager, TokenStore};
+use reqwest_wecom::{
+    AccessToken, Credentials, MokaStore, RedisStore, TokenKey, TokenManager, TokenStore,
+};
 use tokio::runtime::{Builder, Runtime};
 
 fn main() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let server = Server::start();
     let redis = RedisStore::connect(server.url()).unwrap();
-    let mut criterion = criterion();
-    let mut comparison = Comparison::new(&mut criterion, "a token in hand, and one from a store");
-    let credentials = Credentials::new("corp", "secret");
+    let moka = MokaStore::new();
     let manager = TokenManager::builder(Fixed::default())
         .store(redis.clone())
         .build();
+    let credentials = Credentials::new("corp", "secret");
+    let mut criterion = criterion();
+    let mut comparison = Comparison::new(&mut criterion, "a token in hand, and one from a store");
     comparison.way(
         "local copy, whatever the store",
         || (),
         |()| runtime.block_on(manager.token(&credentials)).unwrap(),
     );
+    let key = credentials.key();
     add(
         &mut comparison,
         &runtime,
         ["MokaStore get", "MokaStore put"],
-        &MokaStore::new(),
+        (&moka, key),
     );
     add(
         &mut comparison,
         &runtime,
         ["RedisStore get", "RedisStore put"],
-        &redis,
+        (&redis, key),
     );
-    comparison.tell();
+    println!("{}", comparison.measured());
 }
 
-fn add(
-    comparison: &mut Comparison<'_>,
-    runtime: &Runtime,
+fn add<'a>(
+    comparison: &mut Comparison<'a>,
+    runtime: &'a Runtime,
     [get, put]: [&'static str; 2],
-    store: &impl TokenStore,
+    (store, key): (&'a impl TokenStore, &'a TokenKey),
 ) {
-    let credentials = Credentials::new("corp", "secret");
-    let key = credentials.key();
     let token = AccessToken::new(TOKEN, Duration::from_secs(7200));
     runtime.block_on(store.put(key, &token)).unwrap();
     comparison.way(
         get,
         || (),
-        |()| assert!(runtime.block_on(store.get(key)).unwrap().is_some()),
+        move |()| assert!(runtime.block_on(store.get(key)).unwrap().is_some()),
     );
     comparison.way(
         put,
         || (),
-        |()| runtime.block_on(store.put(key, &token)).unwrap(),
+        move |()| runtime.block_on(store.put(key, &token)).unwrap(),
     );
 }

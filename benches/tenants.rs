@@ -24,25 +24,26 @@ const LONG_TOKEN: usize = 512;
 fn main() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
+    let many = if is_test() { 100 } else { 100_000 };
+    let so_many = [("1", 1), ("1,000", 1_000), ("100,000", many)]
+        .map(|(name, apps)| (name, Tenants::new(apps, &runtime)));
     let mut criterion = criterion();
     let mut comparison = Comparison::new(&mut criterion, "token() for one of so many apps");
-    let mut bytes = Vec::new();
-    let many = if is_test() { 100 } else { 100_000 };
-    for (name, apps) in [("1", 1), ("1,000", 1_000), ("100,000", many)] {
-        let tenants = Tenants::new(apps, &runtime);
-        bytes.push((name, tenants.bytes / apps));
+    for (name, tenants) in &so_many {
+        let apps = tenants.credentials.len();
         let mut next = 0;
         comparison.way(
             name,
-            || {
+            move || {
                 next = (next * 1_103_515_245 + 12_345) % (1 << 31);
                 &tenants.credentials[next % apps]
             },
             |credentials| tenants.manager.token(credentials).now_or_never().unwrap(),
         );
     }
-    comparison.tell();
-    for (name, bytes) in bytes {
+    println!("{}", comparison.measured());
+    for (name, tenants) in &so_many {
+        let bytes = tenants.bytes / tenants.credentials.len();
         println!(
             "{name:<10} apps: {bytes} bytes for each, its token of {LONG_TOKEN} bytes and its credentials included"
         );

@@ -13,6 +13,7 @@
 
 #[path = "support/mod.rs"]
 mod bench;
+mod comparison;
 mod plot;
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bench::{Idle, Least, Naive};
+use comparison::{is_test, median};
 use cpu_time::ProcessTime;
 use futures_util::{StreamExt, stream};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
@@ -63,8 +65,7 @@ fn main() {
     }
     let (_server, base_url) = start_server();
     let ways = ways(&base_url, &runtime);
-    let is_test = env::args().any(|argument| argument == "--test");
-    let (rounds, requests) = if is_test {
+    let (rounds, requests) = if is_test() {
         (1, AT_A_TIME)
     } else {
         (ROUNDS, REQUESTS)
@@ -224,10 +225,4 @@ fn tell(names: &[&str], taken: &[Vec<Taken>], requests: usize) {
     }
     println!();
     plot::draw_if_told(&cpus);
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
