@@ -30,44 +30,74 @@ async fn cluster() -> Vec<Server> {
     let thirds = ["0 5460", "5461 10922", "10923 16383"];
     let mut nodes = Vec::new();
     for slots in thirds {
-        let bus = free_port().to_string();
-        let node = Server::with(&[
-            "--cluster-enabled",
-            "yes",
-            "--cluster-port",
-            &bus,
-            "--cluster-node-timeout",
-            "2000",
-            "--cluster-require-full-coverage",
-            "no",
-        ]);
+        let (node, bus) = node();
         node.tell(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await;
         nodes.push((node, bus));
     }
     for (node, bus) in &nodes[1..] {
-        let meet = format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.port());
-        nodes[0].0.tell(&meet).await;
+        meet(&nodes[0].0, node, bus).await;
     }
     let nodes: Vec<_> = nodes.into_iter().map(|(node, _)| node).collect();
     all_are_in(&nodes).await;
     nodes
 }
 
+/// A node that knows of no other, and the port on which others speak to it.
+fn node() -> (Server, String) {
+    let bus = free_port().to_string();
+    let node = Server::with(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &bus,
+        "--cluster-node-timeout",
+        "2000",
+        "--cluster-require-full-coverage",
+        "no",
+        "--repl-diskless-sync-delay",
+        "0",
+    ]);
+    (node, bus)
+}
+
+async fn meet(node: &Server, other: &Server, bus: &str) {
+    let meet = format!("CLUSTER MEET 127.0.0.1 {} {bus}", other.port());
+    node.tell(&meet).await;
+}
+
+/// A node that takes over when the first falls silent.
+async fn replica_of_the_first(nodes: &[Server]) -> Server {
+    let (replica, bus) = node();
+    meet(&nodes[0], &replica, &bus).await;
+    for node in nodes.iter().chain([&replica]) {
+        until(node, "CLUSTER INFO", "cluster_known_nodes:4").await;
+    }
+    let first = text(nodes[0].tell("CLUSTER MYID").await);
+    replica.tell(&format!("CLUSTER REPLICATE {first}")).await;
+    until(&replica, "INFO replication", "master_link_status:up").await;
+    for node in nodes {
+        until(node, "CLUSTER NODES", &format!("slave {first}")).await;
+    }
+    replica
+}
+
 /// Waits until every node is ready and knows who serves each slot: one that has yet to hear of the others may be ready too.
 async fn all_are_in(nodes: &[Server]) {
     for node in nodes {
-        loop {
-            let info = info(node).await;
-            if info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384") {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until(node, "CLUSTER INFO", "cluster_slots_ok:16384").await;
+        until(node, "CLUSTER INFO", "cluster_state:ok").await;
     }
 }
 
-async fn info(node: &Server) -> String {
-    match node.tell("CLUSTER INFO").await {
+/// Waits until the answer to this command contains a text.
+async fn until(node: &Server, command: &str, wanted: &str) {
+    while !text(node.tell(command).await).contains(wanted) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn text(value: Value) -> String {
+    match value {
         Value::BulkString(text) => String::from_utf8(text).unwrap(),
         Value::VerbatimString { text, .. } => text,
         other => panic!("{other:?}"),
@@ -213,11 +243,34 @@ async fn kept_by(nodes: &[Server], holder: usize) -> Credentials {
 }
 
 async fn holder_of(nodes: &[Server], credentials: &Credentials) -> usize {
-    let key = format!("wecom:{{{}}}", credentials.key());
-    let Value::Int(slot) = nodes[0].tell(&format!("CLUSTER KEYSLOT {key}")).await else {
-        panic!("no slot")
-    };
+    let slot = slot_of(&nodes[0], credentials).await;
     usize::try_from(slot / 5461).unwrap().min(2)
+}
+
+async fn slot_of(node: &Server, credentials: &Credentials) -> i64 {
+    let key = format!("wecom:{{{}}}", credentials.key());
+    match node.tell(&format!("CLUSTER KEYSLOT {key}")).await {
+        Value::Int(slot) => slot,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the store has, which may need so many tries.
+async fn found(store: &RedisStore, credentials: &Credentials, tries: usize) -> Option<AccessToken> {
+    for _ in 0..tries {
+        if let Ok(found) = store.get(credentials.key()).await {
+            return found;
+        }
+    }
+    panic!("no answer in {tries} tries")
+}
+
+/// How many connections have been made to this node, this one included.
+async fn connections(node: &Server) -> usize {
+    let stats = text(node.tell("INFO stats").await);
+    let mut lines = stats.lines();
+    let received = lines.find_map(|line| line.strip_prefix("total_connections_received:"));
+    received.unwrap().trim().parse().unwrap()
 }
 
 #[tokio::test]
@@ -231,18 +284,55 @@ async fn a_node_that_hangs_takes_no_token_away_that_others_keep() {
         old.put(credentials.key(), &token).await.unwrap();
     }
     nodes[0].pause();
-    assert!(old.get(hung.key()).await.is_err());
-    assert_eq!(old.get(healthy.key()).await.unwrap(), Some(token.clone()));
+    // Nobody has taken over, so that no other connection would do better.
+    let before = connections(&nodes[1]).await;
+    for _ in 0..3 {
+        let (hung, healthy) = tokio::join!(old.get(hung.key()), old.get(healthy.key()));
+        assert!(hung.is_err());
+        assert_eq!(healthy.unwrap(), Some(token.clone()));
+    }
+    assert_eq!(connections(&nodes[1]).await, before + 1, "the test's own");
     // One that has yet to connect does so in the time of a few commands.
     let new = patient(ClusterClient::new(urls(&nodes)).unwrap());
-    let mut tries = 0;
-    let found = loop {
-        match new.get(healthy.key()).await {
-            Ok(found) => break found,
-            Err(_) => tries += 1,
-        }
-        assert!(tries < 5);
-    };
-    assert_eq!(found, Some(token));
+    assert_eq!(found(&new, &healthy, 5).await, Some(token));
+    nodes[0].go_on();
+}
+
+#[tokio::test]
+async fn a_node_that_takes_over_from_one_that_hangs_is_found() {
+    let nodes = cluster().await;
+    let replica = replica_of_the_first(&nodes).await;
+    let store = RedisStore::new(ClusterClient::new(urls(&nodes)).unwrap());
+    let (moved, healthy) = (kept_by(&nodes, 0).await, kept_by(&nodes, 1).await);
+    let token = AccessToken::new("value", Duration::from_secs(7200));
+    for credentials in [&moved, &healthy] {
+        store.put(credentials.key(), &token).await.unwrap();
+    }
+    while replica.tell("DBSIZE").await != Value::Int(1) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    nodes[0].pause();
+    assert!(store.get(moved.key()).await.is_err());
+    until(&replica, "INFO replication", "role:master").await;
+    assert_eq!(found(&store, &moved, 10).await, Some(token.clone()));
+    assert_eq!(store.get(healthy.key()).await.unwrap(), Some(token));
+    nodes[0].go_on();
+}
+
+#[tokio::test]
+async fn slots_that_move_while_a_node_hangs_are_followed() {
+    let nodes = cluster().await;
+    let store = RedisStore::new(ClusterClient::new(urls(&nodes)).unwrap());
+    let moved = kept_by(&nodes, 1).await;
+    assert_eq!(store.get(moved.key()).await.unwrap(), None);
+    nodes[0].pause();
+    let slot = slot_of(&nodes[1], &moved).await;
+    let third = text(nodes[2].tell("CLUSTER MYID").await);
+    for node in [&nodes[2], &nodes[1]] {
+        node.tell(&format!("CLUSTER SETSLOT {slot} NODE {third}"))
+            .await;
+    }
+    assert_eq!(found(&store, &moved, 10).await, None);
     nodes[0].go_on();
 }

@@ -1,4 +1,6 @@
 mod builder;
+#[cfg(feature = "redis-cluster")]
+mod cluster;
 mod connection;
 mod link;
 mod scripts;

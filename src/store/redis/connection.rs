@@ -10,6 +10,9 @@ use redis::{aio::MultiplexedConnection, sentinel::SentinelClient};
 #[cfg(feature = "redis-cluster")]
 use redis::{cluster::ClusterClient, cluster_async::ClusterConnection};
 
+#[cfg(feature = "redis-cluster")]
+use super::cluster::Cluster;
+
 /// Delays of the connection manager, which by its defaults would go on for 9 s after an outage of 20 s.
 const SHORTEST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_millis(500);
@@ -21,11 +24,12 @@ const LONGEST_DELAY: Duration = Duration::from_millis(500);
 /// | --- | --- | --- |
 /// | [`redis::Client`] | `redis` | one server, connected on first use |
 /// | [`redis::aio::ConnectionManager`] | `redis` | one server, connected already |
-/// | `redis::cluster::ClusterClient` | `redis-cluster` | a cluster, connected on first use |
+/// | `redis::cluster::ClusterClient` | `redis-cluster` | a cluster, connected on first use, and anew when another node has taken over from one that hangs |
 /// | `redis::cluster_async::ClusterConnection` | `redis-cluster` | a cluster, connected already |
 /// | `redis::sentinel::SentinelClient` | `redis-sentinel` | the master that sentinels know of, asked for on first use and whenever it may have moved |
 ///
-/// A `ClusterConnection` ends with the runtime that it was made on. A program that has several does better with a client.
+/// A `ClusterConnection` ends with the runtime that it was made on, and does not find the node that takes over from one that hangs.
+/// A program does better with a client.
 pub struct RedisConnection(pub(super) Origin);
 
 pub(super) enum Origin {
@@ -59,7 +63,9 @@ impl From<ClusterClient> for RedisConnection {
 #[cfg(feature = "redis-cluster")]
 impl From<ClusterConnection> for RedisConnection {
     fn from(connection: ClusterConnection) -> Self {
-        Self(Origin::Given(Connection::Cluster(connection)))
+        Self(Origin::Given(Connection::Cluster(Cluster::given(
+            connection,
+        ))))
     }
 }
 
@@ -87,8 +93,7 @@ impl Origin {
             }
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(client) => {
-                let connection = client.get_async_connection().await?;
-                Ok(Connection::Cluster(connection))
+                Ok(Connection::Cluster(Cluster::connect(client, limit).await?))
             }
             #[cfg(feature = "redis-sentinel")]
             Self::Sentinel(client) => {
@@ -115,14 +120,14 @@ impl Origin {
 pub(super) enum Connection {
     Single(ConnectionManager),
     #[cfg(feature = "redis-cluster")]
-    Cluster(ClusterConnection),
+    Cluster(Cluster),
     #[cfg(feature = "redis-sentinel")]
     Master(MultiplexedConnection),
 }
 
 impl Connection {
-    /// Whether it finds servers that fell silent again by itself. Those that have not still answer meanwhile.
-    pub(super) fn heals_itself(&self) -> bool {
+    /// Whether other servers may still answer where one has fallen silent.
+    pub(super) fn leads_to_many(&self) -> bool {
         match self {
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(_) => true,
@@ -130,11 +135,20 @@ impl Connection {
         }
     }
 
+    /// Whether a new one would lead to other servers, as far as can be known.
+    pub(super) async fn has_moved(&self) -> bool {
+        match self {
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => cluster.has_moved().await,
+            _ => true,
+        }
+    }
+
     pub(super) async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
         let connection: &mut (dyn ConnectionLike + Send) = match self {
             Self::Single(connection) => connection,
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(connection) => connection,
+            Self::Cluster(cluster) => &mut cluster.connection,
             #[cfg(feature = "redis-sentinel")]
             Self::Master(connection) => connection,
         };

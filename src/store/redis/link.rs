@@ -104,11 +104,8 @@ impl Link {
             Ok(Ok(value)) => Reply::read(value).ok_or(Failure::Answer),
             Ok(Err(error)) => Err(self.failure(&error)),
             Err(_elapsed) => {
-                // The server may have gone without a word, and another may be the master now.
-                if let Some((connection, number)) = used
-                    && !connection.heals_itself()
-                {
-                    self.0.forget(number);
+                if let Some((connection, number)) = used {
+                    self.distrust(&connection, number);
                 }
                 Err(Failure::TimedOut(limit))
             }
@@ -125,17 +122,36 @@ impl Link {
         loop {
             let (connection, number) = used.insert(self.connection().await?);
             match connection.send(command).await {
+                Err(error) if error.is_timeout() => {
+                    self.distrust(connection, *number);
+                    return Err(error);
+                }
                 Err(error) if is_lost(&error) => {
-                    if !(error.is_timeout() && connection.heals_itself()) {
-                        self.0.forget(*number);
-                    }
-                    if tries == MOST_TRIES || error.is_timeout() {
+                    self.0.forget(*number);
+                    if tries == MOST_TRIES {
                         return Err(error);
                     }
                 }
                 answer => return answer,
             }
             tries += 1;
+        }
+    }
+
+    /// Once a server has said nothing in time: it may have gone without a word, and another may be the master now.
+    fn distrust(&self, connection: &Connection, number: usize) {
+        if connection.leads_to_many() {
+            self.replace(connection, number);
+        } else {
+            self.0.forget(number);
+        }
+    }
+
+    /// Connects anew if that leads elsewhere. Meanwhile the connection in use serves those whose servers still answer.
+    fn replace(&self, connection: &Connection, number: usize) {
+        let mut made = self.0.lock();
+        if made.lost == number && made.attempt.as_ref().is_none_or(Attempt::is_dead) {
+            made.attempt = Some(self.begin_to_connect(number, Some(connection.clone())));
         }
     }
 
@@ -148,7 +164,7 @@ impl Link {
                     return Ok((connection.clone(), made.lost));
                 }
                 if made.attempt.as_ref().is_none_or(Attempt::is_dead) {
-                    made.attempt = Some(self.begin_to_connect(made.lost));
+                    made.attempt = Some(self.begin_to_connect(made.lost, None));
                 }
                 made.attempt.clone().map(|attempt| attempt.outcome)
             };
@@ -161,19 +177,14 @@ impl Link {
         }
     }
 
-    fn begin_to_connect(&self, number: usize) -> Attempt {
+    fn begin_to_connect(&self, number: usize, before: Option<Connection>) -> Attempt {
         let (teller, outcome) = watch::channel(None);
         let shared = self.0.clone();
         tokio::spawn(async move {
-            let connected = shared.connect().await;
-            let mut made = shared.lock();
-            // Another attempt may have taken this one for dead.
-            if made.lost == number && made.connection.is_none() {
-                made.connection = connected.as_ref().ok().cloned();
-                made.attempt = None;
-            }
-            drop(made);
-            teller.send_replace(Some(connected.map(|connection| (connection, number))));
+            let connected = shared.connect(before).await;
+            let connected = connected.map(|connection| shared.take(connection, number));
+            shared.lock().attempt = None;
+            teller.send_replace(Some(connected));
         });
         Attempt {
             began: Instant::now(),
@@ -193,14 +204,31 @@ impl Link {
 }
 
 impl Shared {
-    async fn connect(&self) -> RedisResult<Connection> {
-        let connecting = AssertUnwindSafe(self.origin.connect(self.limit)).catch_unwind();
+    async fn connect(&self, before: Option<Connection>) -> RedisResult<Connection> {
+        let connecting = async {
+            match before {
+                Some(before) if !before.has_moved().await => Ok(before),
+                _ => self.origin.connect(self.limit).await,
+            }
+        };
+        let connecting = AssertUnwindSafe(connecting).catch_unwind();
         match timeout(LONGEST_CONNECTING, connecting).await {
             Ok(Ok(connected)) => connected,
             // As `rustls` does where there is no crypto provider.
             Ok(Err(_panic)) => Err((ErrorKind::Client, "connecting panicked").into()),
             Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         }
+    }
+
+    /// Takes a new connection into use, in the place of the one of this number, unless another has done so.
+    fn take(&self, connection: Connection, number: usize) -> Numbered {
+        let mut made = self.lock();
+        if made.connection.is_some() && made.lost == number {
+            made.connection = None;
+            made.lost += 1;
+        }
+        let connection = made.connection.get_or_insert(connection).clone();
+        (connection, made.lost)
     }
 
     /// Lets the connection of this number go, unless that has been done.
