@@ -276,15 +276,25 @@ async fn connections(node: &Server) -> usize {
 #[tokio::test]
 async fn a_node_that_hangs_takes_no_token_away_that_others_keep() {
     let nodes = cluster().await;
-    let store = || RedisStore::new(ClusterClient::new(urls(&nodes)).unwrap());
+    let replica = replica_of_the_first(&nodes).await;
+    let store = || patient(ClusterClient::new(urls(&nodes)).unwrap());
     let (hung, healthy) = (kept_by(&nodes, 0).await, kept_by(&nodes, 1).await);
     let token = AccessToken::new("value", Duration::from_secs(7200));
-    let old = store();
     for credentials in [&hung, &healthy] {
-        old.put(credentials.key(), &token).await.unwrap();
+        store().put(credentials.key(), &token).await.unwrap();
     }
+    // Clients are told of it as long as it answers.
+    let port = format!("int({})", replica.port());
+    for node in &nodes {
+        while !format!("{:?}", node.tell("CLUSTER SLOTS").await).contains(&port) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let old = store();
+    assert_eq!(old.get(hung.key()).await.unwrap(), Some(token.clone()));
+    replica.pause();
     nodes[0].pause();
-    // Nobody has taken over, so that no other connection would do better.
+    // Nobody takes over, so that no other connection would do better.
     let before = connections(&nodes[1]).await;
     for _ in 0..3 {
         let (hung, healthy) = tokio::join!(old.get(hung.key()), old.get(healthy.key()));
@@ -293,16 +303,16 @@ async fn a_node_that_hangs_takes_no_token_away_that_others_keep() {
     }
     assert_eq!(connections(&nodes[1]).await, before + 1, "the test's own");
     // One that has yet to connect does so in the time of a few commands.
-    let new = patient(ClusterClient::new(urls(&nodes)).unwrap());
-    assert_eq!(found(&new, &healthy, 5).await, Some(token));
+    assert_eq!(found(&store(), &healthy, 5).await, Some(token));
     nodes[0].go_on();
+    replica.go_on();
 }
 
 #[tokio::test]
 async fn a_node_that_takes_over_from_one_that_hangs_is_found() {
     let nodes = cluster().await;
     let replica = replica_of_the_first(&nodes).await;
-    let store = RedisStore::new(ClusterClient::new(urls(&nodes)).unwrap());
+    let store = patient(ClusterClient::new(urls(&nodes)).unwrap());
     let (moved, healthy) = (kept_by(&nodes, 0).await, kept_by(&nodes, 1).await);
     let token = AccessToken::new("value", Duration::from_secs(7200));
     for credentials in [&moved, &healthy] {
@@ -323,12 +333,16 @@ async fn a_node_that_takes_over_from_one_that_hangs_is_found() {
 #[tokio::test]
 async fn slots_that_move_while_a_node_hangs_are_followed() {
     let nodes = cluster().await;
-    let store = RedisStore::new(ClusterClient::new(urls(&nodes)).unwrap());
+    let store = patient(ClusterClient::new(urls(&nodes)).unwrap());
     let moved = kept_by(&nodes, 1).await;
     assert_eq!(store.get(moved.key()).await.unwrap(), None);
     nodes[0].pause();
     let slot = slot_of(&nodes[1], &moved).await;
+    let second = text(nodes[1].tell("CLUSTER MYID").await);
     let third = text(nodes[2].tell("CLUSTER MYID").await);
+    // Which makes its word count for more than the one before's.
+    let import = format!("CLUSTER SETSLOT {slot} IMPORTING {second}");
+    nodes[2].tell(&import).await;
     for node in [&nodes[2], &nodes[1]] {
         node.tell(&format!("CLUSTER SETSLOT {slot} NODE {third}"))
             .await;

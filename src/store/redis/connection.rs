@@ -135,11 +135,11 @@ impl Connection {
         }
     }
 
-    /// Whether a new one would lead to other servers, as far as can be known.
-    pub(super) async fn has_moved(&self) -> bool {
+    /// Whether a new one may lead to other servers.
+    pub(super) async fn has_moved(&self, limit: Duration) -> bool {
         match self {
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(cluster) => cluster.has_moved().await,
+            Self::Cluster(cluster) => cluster.has_moved(limit).await,
             _ => true,
         }
     }

@@ -179,11 +179,23 @@ impl Link {
 
     fn begin_to_connect(&self, number: usize, before: Option<Connection>) -> Attempt {
         let (teller, outcome) = watch::channel(None);
+        let this = outcome.clone();
         let shared = self.0.clone();
         tokio::spawn(async move {
-            let connected = shared.connect(before).await;
-            let connected = connected.map(|connection| shared.take(connection, number));
-            shared.lock().attempt = None;
+            let connected = match before {
+                Some(before)
+                    if !before.has_moved(shared.limit).await && shared.is_in_use(number) =>
+                {
+                    Ok((before, number))
+                }
+                _ => {
+                    let connected = shared.connect().await;
+                    connected.map(|connection| shared.take(connection, number))
+                }
+            };
+            // Another attempt may have taken this one for dead.
+            let is_this = |attempt: &mut Attempt| attempt.outcome.same_channel(&this);
+            shared.lock().attempt.take_if(is_this);
             teller.send_replace(Some(connected));
         });
         Attempt {
@@ -204,20 +216,19 @@ impl Link {
 }
 
 impl Shared {
-    async fn connect(&self, before: Option<Connection>) -> RedisResult<Connection> {
-        let connecting = async {
-            match before {
-                Some(before) if !before.has_moved().await => Ok(before),
-                _ => self.origin.connect(self.limit).await,
-            }
-        };
-        let connecting = AssertUnwindSafe(connecting).catch_unwind();
+    async fn connect(&self) -> RedisResult<Connection> {
+        let connecting = AssertUnwindSafe(self.origin.connect(self.limit)).catch_unwind();
         match timeout(LONGEST_CONNECTING, connecting).await {
             Ok(Ok(connected)) => connected,
             // As `rustls` does where there is no crypto provider.
             Ok(Err(_panic)) => Err((ErrorKind::Client, "connecting panicked").into()),
             Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         }
+    }
+
+    fn is_in_use(&self, number: usize) -> bool {
+        let made = self.lock();
+        made.connection.is_some() && made.lost == number
     }
 
     /// Takes a new connection into use, in the place of the one of this number, unless another has done so.
