@@ -21,7 +21,9 @@ use bench::TOKEN;
 use comparison::{Comparison, criterion};
 use futures_util::future::join_all;
 use futures_util::poll;
-use reqwest_wecom::{AccessToken, Credentials, Error, TokenManager, TokenSource, async_trait};
+use reqwest_wecom::{
+    Credentials, Error, FetchRequest, FetchedToken, TokenManager, TokenSource, async_trait,
+};
 use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 
@@ -75,7 +77,8 @@ async fn locked(callers: u32) -> Duration {
         async move {
             let mut cached = cached.lock().await;
             if cached.is_none() {
-                *cached = Some(source.fetch(&credentials).await.unwrap());
+                let request = FetchRequest::new(credentials.clone());
+                *cached = Some(source.fetch(request).await.unwrap());
             }
         }
     })
@@ -126,10 +129,10 @@ impl Default for Gated {
 
 #[async_trait]
 impl TokenSource for Gated {
-    async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
         self.fetches.fetch_add(1, Ordering::Relaxed);
         self.gate.acquire().await.unwrap().forget();
         self.arrived_at.set(Instant::now()).unwrap();
-        Ok(AccessToken::new(TOKEN, Duration::from_secs(7200)))
+        Ok(FetchedToken::new(TOKEN, Duration::from_secs(7200)))
     }
 }

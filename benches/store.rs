@@ -16,7 +16,7 @@ mod redis_support;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bench::{Fixed, TOKEN};
 use comparison::{Comparison, criterion};
@@ -35,6 +35,7 @@ fn main() {
         .store(redis.clone())
         .build();
     let credentials = Credentials::new("corp", "secret");
+    let key = manager.key(&credentials);
     let mut criterion = criterion();
     let mut comparison = Comparison::new(&mut criterion, "a token in hand, and one from a store");
     comparison.way(
@@ -42,18 +43,17 @@ fn main() {
         || (),
         |()| runtime.block_on(manager.token(&credentials)).unwrap(),
     );
-    let key = credentials.key();
     add(
         &mut comparison,
         &runtime,
         ["MokaStore get", "MokaStore put"],
-        (&moka, key),
+        (&moka, &key),
     );
     add(
         &mut comparison,
         &runtime,
         ["RedisStore get", "RedisStore put"],
-        (&redis, key),
+        (&redis, &key),
     );
     println!("{}", comparison.measured());
 }
@@ -64,7 +64,8 @@ fn add<'a>(
     [get, put]: [&'static str; 2],
     (store, key): (&'a impl TokenStore, &'a TokenKey),
 ) {
-    let token = AccessToken::new(TOKEN, Duration::from_secs(7200));
+    let now = SystemTime::now();
+    let token = AccessToken::from_parts(TOKEN, now, now + Duration::from_secs(7200));
     runtime.block_on(store.put(key, &token)).unwrap();
     comparison.way(
         get,

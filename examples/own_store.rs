@@ -1,6 +1,6 @@
-//! A store of one's own, here a file for each token: `cargo run --example own_store`
+//! Your own store, which keeps each token in a file: `cargo run --example own_store`
 //!
-//! The second run of the program, here a second client, finds the token of the first.
+//! The second client, like a second run of the program, finds the token of the first.
 
 #![allow(clippy::print_stdout, reason = "it tells its story on the terminal")]
 
@@ -16,13 +16,14 @@ use support::{Qyapi, app, with_tokens};
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-/// Keeps each token in a file of its own. The files hold secrets: the directory must be readable by this program alone.
+/// Keeps each token in a file. The files contain secrets, so only this program must be able to read the directory.
 struct Files(PathBuf);
 
 impl Files {
     fn path(&self, key: &TokenKey) -> PathBuf {
-        self.0
-            .join(format!("{}.json", key.as_str().replace(':', "-")))
+        // Keys can have slashes and colons. Encoding percent signs as well keeps the names apart.
+        let name = key.as_str().replace('%', "%25").replace('/', "%2F");
+        self.0.join(name.replace(':', "%3A") + ".json")
     }
 }
 

@@ -77,14 +77,14 @@ async fn tell_the_story() -> Result<()> {
     story.qyapi.revoke(SECRET);
     succeeds(story.user()).await?;
     story.tell(
-        "the token is revoked: answered 40014, renewed, sent once more",
+        "the token is revoked: answered 40014, refreshed, sent once more",
         2,
     )?;
 
     story.qyapi.expire(SECRET);
     succeeds(story.user()).await?;
     story.tell(
-        "the token expires: answered 42001, renewed, sent once more",
+        "the token expires: answered 42001, refreshed, sent once more",
         3,
     )?;
 

@@ -1,4 +1,4 @@
-//! The wall clock, which tests move by hand. Waits and cool-downs are measured by tokio's own monotonic clock instead.
+//! The wall clock, which tests move by hand. Timeouts and cooldowns use tokio's monotonic clock instead.
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;

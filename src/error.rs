@@ -1,145 +1,138 @@
 //! What can go wrong on the way to a token.
 
+mod cause;
+mod kind;
+
 use std::error::Error as StdError;
+use std::fmt::{self, Debug, Display};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::cause::Cause;
+pub(crate) use self::cause::Said;
+pub use self::kind::ErrorKind;
+use self::kind::Reason;
 use crate::redact;
 
-/// The error type of stores and other foreign code.
+/// The error type of stores, and of whatever causes an [`Error`].
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Why there is no access token.
 ///
-/// It is `Clone`, because all who wait for one renewal share its failure. It holds neither token nor secret: not in its
-/// text, not in its [`Debug`] form, not in its [sources](StdError::source).
+/// [`kind`](Self::kind) tells what went wrong. [`source`](StdError::source) returns the cause, if there is one; [`Display`] does not
+/// repeat it, so print the whole chain (with `anyhow`, `{:#}`).
 ///
-/// A request that could not be given a token fails with a [`reqwest_middleware::Error`]; [`Error::find`] gets this error
-/// back out of it.
+/// `Error` is `Clone` because every caller waiting for the same refresh gets it. Neither its text, its [`Debug`] form nor its sources show
+/// a token or a secret.
 ///
-/// [`Debug`]: std::fmt::Debug
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// Neither the request nor the middleware holds credentials.
-    #[error(
-        "no credentials: give them to the middleware (`credentials`) or to the request (`with_extension`)"
-    )]
-    NoCredentials,
+/// A request that gets no token fails with a [`reqwest_middleware::Error`]. To get this error out of it, use [`Error::find`].
+///
+/// # Causes
+///
+/// [`transient`](Self::transient), [`refused`](Self::refused) and [`not_ready`](Self::not_ready) keep what caused the error as its source.
+/// You can downcast the source to your own type, unless it could give away a secret. Secrets travel in URLs, so the URL of a
+/// [`reqwest::Error`] loses its query. An error whose [`Debug`] form shows more than its text is replaced by its text. So is an error whose
+/// text has the query of a URL or what serde quotes of its input, and these are left out.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
 
-    /// The source needs a secret, and the credentials hold none.
-    #[error("the credentials of corp {corp_id} hold no secret: make them with `Credentials::new`")]
-    NoSecret {
-        /// The corp id of the credentials.
-        corp_id: String,
-    },
-
-    /// The issuer answered with an errcode, such as 40001 (wrong secret) or 40013 (wrong corp id).
-    ///
-    /// Writers of sources may make this one too. `-1` (busy) is transient; `45009` (called too often) stops all fetches of
-    /// the source for a while; everything else is a refusal.
-    #[error("no access token: errcode {errcode} ({errmsg}){}", advice(*.errcode))]
-    Errcode {
-        /// The errcode. Its meaning: <https://developer.work.weixin.qq.com/document/path/90313>
-        errcode: i64,
-        /// The message that came with it.
-        errmsg: String,
-    },
-
-    /// The source failed in a way that may pass: no connection, a time-out, HTTP 5xx.
-    #[error("no access token for now: {0}")]
-    Transient(#[source] Arc<BoxError>),
-
-    /// The source failed in a way that will not pass by itself.
-    #[error("no access token: {0}")]
-    Refused(#[source] Arc<BoxError>),
-
-    /// The source waits for something that has yet to come.
-    #[error("no access token yet: {0}")]
-    NotReady(#[source] Arc<BoxError>),
-
-    /// A time limit ended: that of the fetch, or that of the request.
-    #[error("no access token within {limit:?}")]
-    TimedOut {
-        /// The limit that ended.
-        limit: Duration,
-    },
-
-    /// Renewals have brought tokens that the API rejected too, so that another is held back for a while.
-    ///
-    /// Only [`TokenManager::renew`](crate::TokenManager::renew) returns it. A request gets the API's own answer instead.
-    #[error("the API rejects new access tokens too: no further renewal for now")]
-    HeldBack,
-
-    /// A store or a source panicked, or the renewal was lost with the runtime that it ran on.
-    #[error("the renewal of the access token ended without a result: {reason}")]
-    Interrupted {
-        /// What ended it.
-        reason: &'static str,
-    },
-
-    /// There is no tokio runtime to fetch a token on.
-    #[error("no tokio runtime: access tokens can be fetched only within one")]
-    NoRuntime,
+#[derive(Clone)]
+struct Inner {
+    reason: Reason,
+    cause: Option<Cause>,
+    retry_after: Option<Duration>,
 }
 
-fn advice(errcode: i64) -> &'static str {
-    match errcode {
-        40001 => ": check the app's secret, and that the app is enabled",
-        40013 => ": check the corp id",
-        45009 => ": too many calls, wait before trying again",
-        60020 => ": add the caller's IP to the app's trusted IPs",
-        -1 => ": the system is busy, try again",
-        _ => "",
-    }
-}
-
+/// For sources that you write.
 impl Error {
-    /// A failure that may pass, such as a lost connection: the fetch is tried again, and if it goes on failing, held back for
-    /// a few seconds.
+    /// The fetch failed, but another try may succeed: the connection was lost, for example.
     ///
-    /// The URL of a [`reqwest::Error`] loses its query here, since secrets travel in it. Of another error that shows a URL with
-    /// a query, such as that of a layer of a client, only the text is kept, without the query.
+    /// The manager tries again, up to 3 times. Then it waits for 1 s before the next fetch, doubling to 30 s.
     pub fn transient(cause: impl Into<BoxError>) -> Self {
-        Self::Transient(without_query(cause.into()))
+        Self::caused(Reason::Transient, cause.into(), None)
     }
 
-    /// A failure that will not pass by itself, such as a wrong secret: the fetch is not tried again, and the next one is
-    /// held back for 10 s or more.
+    /// The fetch failed, and another try will not help: the secret is wrong, for example.
     ///
-    /// The URL of a [`reqwest::Error`] loses its query here, since secrets travel in it. Of another error that shows a URL with
-    /// a query, such as that of a layer of a client, only the text is kept, without the query.
+    /// The manager does not try again. It waits for 10 s before the next fetch, doubling to 10 min.
     pub fn refused(cause: impl Into<BoxError>) -> Self {
-        Self::Refused(without_query(cause.into()))
+        Self::caused(Reason::Refused, cause.into(), None)
     }
 
-    /// The source waits for something that has yet to come, such as a message from the platform or a token that another
-    /// process puts into the store: the next request may ask again.
+    /// The source has no token yet. It waits for a message from the platform, for example, or for another process.
     ///
-    /// The URL of a [`reqwest::Error`] loses its query here, since secrets travel in it. Of another error that shows a URL with
-    /// a query, such as that of a layer of a client, only the text is kept, without the query.
+    /// The next request asks again.
     pub fn not_ready(cause: impl Into<BoxError>) -> Self {
-        Self::NotReady(without_query(cause.into()))
+        Self::caused(Reason::NotReady, cause.into(), None)
     }
 
-    /// Whether the same call may succeed if it is made again soon.
+    /// The issuer answered with this errcode. The meanings of errcodes: <https://developer.work.weixin.qq.com/document/path/90313>
+    ///
+    /// -1 (busy) and 45033 (too many calls at the same time) are transient. 45009 (called too often) stops all fetches of the source, for
+    /// 60 s, doubling to 10 min. Everything else is refused. `errmsg` must not contain a secret.
+    pub fn api(errcode: i64, errmsg: impl Into<String>) -> Self {
+        let errmsg = errmsg.into();
+        Self::of(Reason::Api { errcode, errmsg })
+    }
+
+    /// The same error, with the time that the issuer asks callers to wait, as in the header `Retry-After`.
+    #[must_use]
+    pub fn with_retry_after(mut self, time: Duration) -> Self {
+        Arc::make_mut(&mut self.0).retry_after = Some(time);
+        self
+    }
+}
+
+/// For callers.
+impl Error {
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.reason.kind()
+    }
+
+    /// The errcode that the issuer of tokens answered, for the kind [`Api`](ErrorKind::Api).
+    pub fn errcode(&self) -> Option<i64> {
+        match self.0.reason {
+            Reason::Api { errcode, .. } => Some(errcode),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may succeed soon.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::Transient(_) | Self::TimedOut { .. } | Self::Errcode { errcode: -1, .. }
-        )
+        match self.0.reason {
+            Reason::Transient | Reason::TimedOut { .. } => true,
+            Reason::Api { errcode, .. } => matches!(errcode, -1 | 45033),
+            _ => false,
+        }
     }
 
-    /// Finds the error of this crate in another one, or among its sources.
+    /// Whether a time limit ended: that of the request, that of the fetch, or one that its cause tells of.
+    pub fn is_timeout(&self) -> bool {
+        let cause = self.0.cause.as_ref();
+        matches!(self.0.reason, Reason::TimedOut { .. }) || cause.is_some_and(Cause::is_timeout)
+    }
+
+    /// Whether no connection to the source could be made.
+    pub fn is_connect(&self) -> bool {
+        self.0.cause.as_ref().is_some_and(Cause::is_connect)
+    }
+
+    /// How long to wait before the next call, if the issuer said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// Finds the error of this crate in another error or among its sources.
     ///
     /// ```
-    /// use reqwest_wecom::Error;
+    /// use reqwest_wecom::{Error, ErrorKind};
     ///
     /// # async fn f(client: reqwest_middleware::ClientWithMiddleware) {
     /// match client.get("https://qyapi.weixin.qq.com/cgi-bin/user/get?userid=zhangsan").send().await {
     ///     Ok(response) => { /* the API's answer */ }
     ///     Err(error) => match Error::find(&error) {
-    ///         Some(Error::Errcode { errcode, .. }) => { /* gettoken was refused */ }
+    ///         Some(error) if error.kind() == ErrorKind::Api => { /* gettoken answered error.errcode() */ }
     ///         Some(error) => { /* no token for another reason */ }
     ///         None => { /* the request itself failed */ }
     ///     },
@@ -147,98 +140,118 @@ impl Error {
     /// # }
     /// ```
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref() {
-                return Some(found);
-            }
-            // These two show what their content says as their own, so that the content is not among the sources.
-            if let Some(reqwest_middleware::Error::Middleware(content)) = error.downcast_ref()
-                && let Some(found) = content.downcast_ref()
-            {
-                return Some(found);
-            }
-            next = error.source();
-        }
-        None
+        redact::chain(error).find_map(|error| {
+            error.downcast_ref().or_else(|| {
+                // A `reqwest_middleware::Error` shows its content as itself, so that the content is not among the sources.
+                match error.downcast_ref()? {
+                    reqwest_middleware::Error::Middleware(content) => content.downcast_ref(),
+                    reqwest_middleware::Error::Reqwest(_) => None,
+                }
+            })
+        })
     }
 }
 
-/// Takes an error of this crate through [`reqwest_middleware::Error`], which shows its content as its own and so leaves it
-/// out of the sources: this carrier is what gets left out.
+impl Error {
+    pub(crate) fn no_credentials() -> Self {
+        Self::of(Reason::NoCredentials)
+    }
+
+    pub(crate) fn invalid_credentials(empty: &'static str) -> Self {
+        Self::of(Reason::InvalidCredentials { empty })
+    }
+
+    pub(crate) fn no_secret(id: &str) -> Self {
+        Self::of(Reason::NoSecret { id: id.to_owned() })
+    }
+
+    pub(crate) fn timed_out(limit: Duration) -> Self {
+        Self::of(Reason::TimedOut { limit })
+    }
+
+    pub(crate) fn held_back() -> Self {
+        Self::of(Reason::HeldBack)
+    }
+
+    pub(crate) fn interrupted(by: &'static str) -> Self {
+        Self::of(Reason::Interrupted { by })
+    }
+
+    pub(crate) fn no_runtime() -> Self {
+        Self::of(Reason::NoRuntime)
+    }
+
+    /// [`transient`](Self::transient), where the cause may show this secret.
+    pub(crate) fn transient_without(secret: &str, cause: impl Into<BoxError>) -> Self {
+        Self::caused(Reason::Transient, cause.into(), Some(secret))
+    }
+
+    /// [`refused`](Self::refused), where the cause may show this secret.
+    pub(crate) fn refused_without(secret: &str, cause: impl Into<BoxError>) -> Self {
+        Self::caused(Reason::Refused, cause.into(), Some(secret))
+    }
+
+    /// What the issuer said beside the errcode.
+    #[cfg(feature = "redis")]
+    pub(crate) fn errmsg(&self) -> &str {
+        match &self.0.reason {
+            Reason::Api { errmsg, .. } => errmsg,
+            _ => "",
+        }
+    }
+
+    fn of(reason: Reason) -> Self {
+        Self(Arc::new(Inner {
+            reason,
+            cause: None,
+            retry_after: None,
+        }))
+    }
+
+    fn caused(reason: Reason, cause: BoxError, secret: Option<&str>) -> Self {
+        Self(Arc::new(Inner {
+            reason,
+            cause: Some(Cause::new(cause, secret)),
+            retry_after: None,
+        }))
+    }
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(&self.0.reason, f)
+    }
+}
+
+impl Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Error");
+        debug.field("kind", &self.kind());
+        debug.field("message", &redact::in_one_line(self));
+        if let Some(time) = &self.0.retry_after {
+            debug.field("retry_after", time);
+        }
+        debug.finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(self.0.cause.as_ref()?.error())
+    }
+}
+
+/// A [`reqwest_middleware::Error`] shows its content as itself, so that the content is not among its sources. So that an [`Error`] is, this
+/// is the content.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Carrier(#[source] Error);
+#[error("the request has no valid access token")]
+struct NoToken(#[source] Error);
 
 impl From<Error> for reqwest_middleware::Error {
     fn from(error: Error) -> Self {
-        Self::middleware(Carrier(error))
+        Self::middleware(NoToken(error))
     }
-}
-
-fn without_query(mut cause: BoxError) -> Arc<BoxError> {
-    let error = match cause.downcast_mut::<reqwest_middleware::Error>() {
-        Some(reqwest_middleware::Error::Reqwest(error)) => Some(error),
-        Some(reqwest_middleware::Error::Middleware(_)) => None,
-        None => cause.downcast_mut::<reqwest::Error>(),
-    };
-    if let Some(url) = error.and_then(reqwest::Error::url_mut) {
-        url.set_query(None);
-        url.set_fragment(None);
-    }
-    // The URL of an error that lies deeper cannot be reached.
-    if redact::without_queries(&redact::all_that_is_said(&*cause)).is_some() {
-        let text = redact::in_one_line(&*cause);
-        cause = redact::without_queries(&text).unwrap_or(text).into();
-    }
-    Arc::new(cause)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn found_behind_every_kind_of_wrapping() {
-        let refused = || Error::refused("no");
-        let carried = reqwest_middleware::Error::from(refused());
-        assert!(matches!(Error::find(&carried), Some(Error::Refused(_))));
-
-        let by_hand = reqwest_middleware::Error::middleware(refused());
-        assert!(matches!(Error::find(&by_hand), Some(Error::Refused(_))));
-
-        let retried =
-            reqwest_middleware::Error::middleware(reqwest_retry::RetryError::WithRetries {
-                retries: 3,
-                err: refused().into(),
-            });
-        assert!(matches!(Error::find(&retried), Some(Error::Refused(_))));
-
-        let once = reqwest_middleware::Error::middleware(reqwest_retry::RetryError::Error(
-            refused().into(),
-        ));
-        assert!(matches!(Error::find(&once), Some(Error::Refused(_))));
-
-        assert!(Error::find(&refused()).is_some());
-        assert!(Error::find(&std::io::Error::other("none of ours")).is_none());
-    }
-
-    #[test]
-    fn sources_can_be_downcast() {
-        let error = Error::transient(std::io::Error::other("cause"));
-        assert!(
-            error
-                .source()
-                .is_some_and(|cause| cause.is::<std::io::Error>())
-        );
-    }
-
-    #[tokio::test]
-    async fn the_query_of_a_url_is_left_out() {
-        let failure = reqwest::get("http://127.0.0.1:1/gettoken?corpsecret=canary").await;
-        let error = Error::transient(failure.unwrap_err());
-        let shown = format!("{error} {error:?}");
-        assert!(!shown.contains("canary"), "{shown}");
-        assert!(shown.contains("127.0.0.1:1/gettoken"), "{shown}");
-    }
-}
+mod tests;

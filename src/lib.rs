@@ -2,11 +2,14 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
+mod credentials;
 mod errcode;
 mod error;
+mod key;
 mod manager;
 mod middleware;
 mod redact;
+mod rejected;
 mod replay;
 mod reply;
 mod resumed;
@@ -19,12 +22,14 @@ pub use async_trait::async_trait;
 #[cfg(feature = "redis")]
 pub use redis;
 
-pub use crate::error::{BoxError, Error};
-pub use crate::manager::{TokenManager, TokenManagerBuilder};
+pub use crate::credentials::Credentials;
+pub use crate::error::{BoxError, Error, ErrorKind};
+pub use crate::key::TokenKey;
+pub use crate::manager::{RejectionScope, TokenManager, TokenManagerBuilder};
 pub use crate::middleware::{AccessTokenMiddleware, AccessTokenMiddlewareBuilder};
 pub use crate::scope::NoAccessToken;
-pub use crate::source::{Audience, Fetch, GetToken, StoreOnly, TokenSource};
-pub use crate::store::{MokaStore, TokenStore};
+pub use crate::source::{Audience, FetchRequest, GetToken, StoreOnly, TokenSource};
+pub use crate::store::{Kept, MokaStore, SharedDatabase, TokenStore};
 #[cfg(feature = "redis")]
 pub use crate::store::{RedisConnection, RedisStore, RedisStoreBuilder};
-pub use crate::token::{AccessToken, Credentials, TokenKey};
+pub use crate::token::{AccessToken, FetchedToken};

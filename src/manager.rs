@@ -1,14 +1,14 @@
-//! Local copies of tokens, and their renewal.
+//! Local copies of tokens, and refreshing them.
 
 mod builder;
-mod cool_down;
-mod flight;
 mod guard;
-mod renewal;
+mod refresh;
+mod single_flight;
 mod slot;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -20,151 +20,200 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 pub use self::builder::TokenManagerBuilder;
-use self::flight::{Flight, Trigger};
-use self::renewal::Renewal;
+pub use self::guard::RejectionScope;
+use self::refresh::Refresh;
+use self::single_flight::{Outcome, SingleFlight, Trigger};
 use self::slot::{Slot, State};
 use self::slots::Slots;
 use crate::clock::Clock;
 use crate::source::{Gate, Limits, StoreHealth};
-use crate::{AccessToken, Audience, Credentials, Error, TokenSource, TokenStore};
+use crate::token::MAX_LIFETIME;
+use crate::{
+    AccessToken, Audience, Credentials, Error, ErrorKind, TokenKey, TokenSource, TokenStore,
+};
 
-/// How often a caller waits for another flight, after one that was lost or that has brought the token it cannot use.
-const MOST_FLIGHTS: usize = 4;
+/// How often a caller waits for another refresh, after one that was lost or that brought nothing it can use.
+const MOST_REFRESHES: usize = 4;
 
-/// Gives out access tokens, and fetches new ones no more often than it must.
+/// What the rejections have in common, for the guard, that callers report with [`TokenManager::refresh_rejected`].
+const REPORTED: &str = "refresh_rejected";
+
+/// Returns access tokens, and fetches new ones as rarely as possible.
 ///
-/// Cloning is cheap, and clones share everything: several clients of one program may use one manager, for any number of apps.
+/// Cloning is cheap, and clones share everything. Several clients of one program can use one manager, for any number of apps.
 ///
-/// # What it promises
+/// # Guarantees
 ///
-/// - **One renewal at a time** for each key, however many wait for it. It runs as a task of its own, so that callers may be
-///   dropped at any time; all who wait share its result, failures included.
-/// - **A late rejection of an old token costs nothing**: [`renew`](Self::renew) compares the rejected token with the one in hand.
-/// - **A token is used until it expires.** Shortly before, a request starts a renewal in the background; if that fails, the token
-///   in hand goes on serving.
-/// - **A failing source is left in peace.** A transient failure is tried again up to 3 times within the fetch limit. After a fetch
-///   has failed, callers get the same error at once for a while: 1 s after a transient failure, doubling up to 30 s; 10 s after a
-///   refusal, doubling up to 10 min. After errcode 45009 that goes for all keys of the source: 60 s, doubling up to 10 min.
-/// - **An API that rejects every token causes no flood.** A renewal whose token is rejected too, on the same path, holds the next one
-///   for that path back by 2 s, then 4 s, up to 5 min; and rejections of one key cause no more fetches than the renewal budget.
+/// - **One refresh at a time** for each key, however many callers wait for it. It runs on its own task, so callers can be dropped at any
+///   time. All callers share its result, errors included.
+/// - **A late rejection of an old token costs nothing.** [`refresh_rejected`](Self::refresh_rejected) first compares the rejected value with
+///   the local copy.
+/// - **A token is used until it expires.** Shortly before that, a request starts a refresh in the background. If the refresh fails, the
+///   current token is still used.
+/// - **A failing source gets a cooldown.** A transient failure is tried again up to 3 times within the fetch limit. After a failed fetch,
+///   callers get the same error at once for a while: for 1 s after a transient failure, doubling to 30 s, and for 10 s after a refusal,
+///   doubling to 10 min. After errcode 45009 this is so for all keys of the source, for 60 s, doubling to 10 min.
+/// - **An API that rejects every token causes no flood.** A refresh is futile if its token is rejected too, on the same path. The next
+///   refresh for that path is then held back, for 2 s, doubling to 5 min. All rejections of one key together have the refresh budget.
 /// - **A store that fails costs a warning**, not a request.
 ///
-/// # What it logs
+/// # Events
 ///
-/// With [`tracing`], under the target `reqwest_wecom`; never a token or a secret. Each renewal has a span `renewal` with the fields `key`
-/// and `trigger`: `cold` (no local copy), `expiring` (early), `expired`, `rejected`, or `stale` (the store is asked whether it has a newer
-/// one). It is a child of the span of the request that started it.
+/// The manager and the middleware emit events with [`tracing`], with the target `reqwest_wecom`. None shows a token or a secret. The
+/// field `event` is stable, so you can filter and count by it.
 ///
-/// | level | event | fields | meaning |
+/// | level | `event` | other fields | meaning |
 /// | --- | --- | --- | --- |
-/// | debug | `fetch started` | `key` | one try: the source is asked |
-/// | info | `fetch done` | `key`, `elapsed`, `lifetime` | it gave a token |
-/// | warn | `fetch failed` | `key`, `elapsed`, `error` | it gave none; a transient failure is tried again |
-/// | warn | `cool-down entered` | `key`, `pause`, `error` | no fetch for this key for so long |
-/// | info | `cool-down left` | `key` | there is a token again |
-/// | warn | `fetches stopped` | `pause`, `error` | no fetch for any key: errcode 45009 |
-/// | info | `fetches go on` | | the first success after that |
-/// | warn | `renewal futile` | `key`, `path`, `held_back` | the API rejects the new token too |
-/// | warn | `renewals held back` | `key`, `path` | the renewal budget is exhausted |
-/// | warn | `token store fails` | `key`, `call`, `error` | the store is passed by |
-/// | debug | `token store still fails` | `key`, `call`, `error` | again, and nothing that it did has succeeded meanwhile |
-/// | info | `token store is back` | `key` | the first success after that |
-/// | debug | `request left untouched` | `path`, `reason` | a request to our host is given no token |
+/// | debug | `fetch_started` | `key` | The source is asked. This is one try. |
+/// | info | `fetch_succeeded` | `key`, `elapsed`, `lifetime` | The source returned a token. |
+/// | warn | `fetch_failed` | `key`, `elapsed`, `error` | The source returned an error. A transient failure is tried again. |
+/// | warn | `cooldown_started` | `key`, `pause`, `error` | No fetches for this key for that long. |
+/// | info | `cooldown_ended` | `key` | There is a token again. |
+/// | warn | `rate_limited` | `pause`, `error` | Errcode 45009: no fetches for any key for that long. |
+/// | info | `rate_limit_ended` | | The first success after that. |
+/// | warn | `refresh_futile` | `key`, `path`, `held_back` | The API rejected the new token too. |
+/// | warn | `refresh_held_back` | `key`, `path` | The refresh budget is used up. |
+/// | warn | `store_failed` | `key`, `call`, `error` | The store failed, and the manager goes on without it. |
+/// | debug | `store_still_failing` | `key`, `call`, `error` | It failed again, without a success in between. |
+/// | info | `store_recovered` | `key` | The first success after that. |
+/// | debug | `request_sent_again` | `key`, `path`, `errcode` | The API rejected the token, and the request is sent with the new one. |
+/// | warn | `request_not_sent_again` | `key`, `path`, `errcode` | There is a new token, but the body is longer than the replay limit. |
+/// | debug | `request_unchanged` | `path`, `reason` | A request to the API's host gets no token. |
+/// | warn | `scheme_is_http` | `path` | A request gets no token because it is for `http`, and the base URL says `https`. |
+/// | trace | `request_elsewhere` | `host` | A request gets no token because it is not below the base URL. |
+///
+/// Each refresh has a span `refresh` with the fields `key` and `trigger`: `cold` (there is no local copy), `expiring` (refresh ahead),
+/// `expired`, `rejected`, or `stale` (the store is asked for a newer token). It is a child of the span of the request that started it.
 pub struct TokenManager {
     shared: Arc<Shared>,
 }
 
-/// What all clones of a manager share, and its renewals.
+/// What all clones of a manager and its refreshes share.
 struct Shared {
     source: Arc<dyn TokenSource>,
+    /// Whether the source ever fetches.
+    fetches: bool,
     store: Arc<dyn TokenStore>,
     settings: Settings,
     clock: Clock,
     slots: Slots,
     gate: Gate,
     store_health: StoreHealth,
-    /// Whether any renewal ever was.
+    /// Whether any refresh ever was.
     was_futile: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
 struct Settings {
-    early_renewal: Duration,
+    refresh_ahead: Duration,
     local_copy: Option<Duration>,
     limits: Limits,
-    renewal_budget: u32,
+    refresh_budget: u32,
 }
 
 impl TokenManager {
-    /// Builds a manager whose tokens come from this source.
+    /// Builds a manager with this source of tokens.
     pub fn builder(source: impl TokenSource) -> TokenManagerBuilder {
         TokenManagerBuilder::new(source)
     }
 
-    /// A token for these credentials: the local copy, or else one from the store or the source.
+    /// A token for these credentials: the local copy, or one from the store or the source.
     ///
     /// # Errors
     ///
-    /// Why none can be had. During a cool-down, the failure that it began with.
+    /// Why there is none. During a cooldown, this is the failure that started it.
+    ///
+    /// # Panics
+    ///
+    /// If a token has to be fetched on a tokio runtime without timers.
     ///
     /// # Cancel safety
     ///
-    /// A renewal that the call has started goes on without it.
+    /// You can drop the call at any time. A refresh that it has started goes on.
     pub async fn token(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
         self.token_of(&self.tenant(credentials)).await
     }
 
-    /// [`token`](Self::token) for one whose slot is known.
+    /// [`token`](Self::token) for an app whose slot is known.
     pub(crate) async fn token_of(&self, tenant: &Tenant) -> Result<AccessToken, Error> {
-        for _ in 0..MOST_FLIGHTS {
-            let flight = match self.serve(tenant)? {
+        for _ in 0..MOST_REFRESHES {
+            let refresh = match self.serve(tenant)? {
                 Served::Token(token) => return Ok(token),
-                Served::Flight(flight) => flight,
+                Served::Refresh(refresh) => refresh,
             };
-            if let Some(landing) = flight.landed().await {
-                return landing;
+            if let Some(outcome) = refresh.outcome().await
+                && !tenant.can_do_better(&outcome)
+            {
+                return outcome;
             }
         }
-        Err(LOST)
+        Err(lost())
     }
 
-    /// A token other than the rejected one: the local copy if it is another already, else one from the store or the source.
+    /// Reports that the API rejected this value of a token with 40014 or 42001, and returns another token.
+    ///
+    /// Requests of the middleware need no report. This is for programs that use tokens outside of it, such as a token server. If the local copy
+    /// has another value already, that is the answer. Otherwise the token comes from the store or the source.
+    ///
+    /// ```
+    /// # use reqwest_wecom::{AccessToken, Credentials, Error, TokenManager};
+    /// # async fn f(manager: TokenManager, credentials: Credentials, call: impl AsyncFn(&AccessToken) -> i64) -> Result<(), Error> {
+    /// let token = manager.token(&credentials).await?;
+    /// if let 40014 | 42001 = call(&token).await {
+    ///     let token = manager.refresh_rejected(&credentials, token.expose_secret()).await?;
+    ///     call(&token).await;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Why none can be had; [`Error::HeldBack`] if too many renewals were futile.
+    /// Why there is no other token. The kind is [`HeldBack`](ErrorKind::HeldBack) if the API rejected too many new tokens.
+    ///
+    /// # Panics
+    ///
+    /// If a token has to be fetched on a tokio runtime without timers.
     ///
     /// # Cancel safety
     ///
-    /// A renewal that the call has started goes on without it.
-    pub async fn renew(
+    /// You can drop the call at any time. A refresh that it has started goes on.
+    pub async fn refresh_rejected(
         &self,
         credentials: &Credentials,
-        rejected: &AccessToken,
+        value: impl Into<String>,
     ) -> Result<AccessToken, Error> {
-        self.renew_for(&self.tenant(credentials), rejected, "")
-            .await
+        let now = self.shared.clock.now();
+        let reported = AccessToken::from_parts(value, now, now + MAX_LIFETIME);
+        let tenant = self.tenant(credentials);
+        let rejected = tenant.slot.lock().known(reported);
+        self.refresh_rejected_on(&tenant, &rejected, REPORTED).await
     }
 
-    /// Drops the local copy for these credentials and ends a cool-down, so that the next call asks the store anew, and the source
-    /// if need be. The store keeps what it has; tokens known as rejected stay known.
+    /// Drops the local copy for these credentials and ends a cooldown, so that the next call asks the store, and the source if needed.
+    /// The store keeps what it has, and rejected tokens are still known as rejected.
     pub fn forget(&self, credentials: &Credentials) {
-        if let Some(slot) = self.shared.slots.find(credentials.key()) {
+        if let Some(slot) = self.shared.slots.find(credentials) {
             let mut state = slot.lock();
             state.local = None;
-            state.cool_down.end();
+            state.throttle.end();
         }
     }
 
-    /// These credentials and their slot, which is not let go meanwhile.
+    /// The key under which the store keeps the token for these credentials.
+    pub fn key(&self, credentials: &Credentials) -> TokenKey {
+        TokenKey::new(self.audience(), credentials)
+    }
+
+    /// These credentials and their slot, which is not dropped meanwhile.
     pub(crate) fn tenant(&self, credentials: &Credentials) -> Tenant {
         Tenant {
-            slot: self.shared.slots.of(credentials.key()),
+            slot: self.shared.slots.of(credentials),
             credentials: credentials.clone(),
         }
     }
 
-    /// What [`token`](Self::token) gives, if that need not be waited for.
+    /// What [`token`](Self::token) returns, if there is no need to wait for it.
     pub(crate) fn token_in_hand(&self, tenant: &Tenant) -> Option<AccessToken> {
         match self.serve(tenant) {
             Ok(Served::Token(token)) => Some(token),
@@ -173,52 +222,49 @@ impl TokenManager {
     }
 
     /// What the tokens of the source are for.
-    pub(crate) fn audience(&self) -> Audience {
-        self.shared.source.audience()
+    pub(crate) fn audience(&self) -> &Audience {
+        self.shared.slots.audience()
     }
 
-    /// [`renew`](Self::renew), after a rejection on this path.
-    pub(crate) async fn renew_for(
+    /// A token other than this one, which the API rejected on this path.
+    pub(crate) async fn refresh_rejected_on(
         &self,
         tenant: &Tenant,
         rejected: &AccessToken,
         path: &str,
     ) -> Result<AccessToken, Error> {
-        for _ in 0..MOST_FLIGHTS {
-            let flight = match self.better(tenant, rejected, path)? {
+        for _ in 0..MOST_REFRESHES {
+            let refresh = match self.better(tenant, rejected, path)? {
                 Served::Token(token) => return Ok(token),
-                Served::Flight(flight) => flight,
+                Served::Refresh(refresh) => refresh,
             };
-            // A flight that was joined may have set out before the token was rejected.
-            let was_told = flight.trigger() == Trigger::Rejected;
-            match flight.landed().await {
-                Some(Ok(token)) if token == *rejected && !was_told => {}
-                Some(landing) => return landing,
-                None => {}
+            match refresh.outcome().await {
+                // A refresh that was joined may have started before the token was rejected.
+                Some(Ok(token)) if tenant.slot.lock().rejected.covers(&token) => {}
+                Some(outcome) if !tenant.can_do_better(&outcome) => return outcome,
+                _ => {}
             }
         }
-        Err(LOST)
+        Err(lost())
+    }
+
+    /// Whether [`accepted`](Self::accepted) has any effect. Few programs ever see a futile refresh, and the others need no lock.
+    pub(crate) fn notes_accepted(&self) -> bool {
+        self.shared.was_futile.load(Ordering::Relaxed)
     }
 
     /// A token was accepted on this path.
     pub(crate) fn accepted(&self, tenant: &Tenant, path: &str) {
-        // Few programs ever see a futile renewal, and all others need no lock for this.
-        if self.shared.was_futile.load(Ordering::Relaxed) {
-            tenant.slot.lock().guard.accepted(path);
-        }
+        tenant.slot.lock().guard.accepted(path);
     }
 
-    /// The renewed token was rejected too on this path.
-    pub(crate) fn rejected_again(&self, tenant: &Tenant, renewed: &AccessToken, path: &str) {
-        let key = tenant.credentials.key();
+    /// The new token was rejected too on this path.
+    pub(crate) fn rejected_again(&self, tenant: &Tenant, token: &AccessToken, path: &str) {
+        let key = tenant.key();
         self.shared.was_futile.store(true, Ordering::Relaxed);
-        let futile = tenant
-            .slot
-            .lock()
-            .guard
-            .futile(path, renewed, Instant::now());
+        let futile = tenant.slot.lock().guard.futile(path, token, Instant::now());
         if let Some(held_back) = futile {
-            tracing::warn!(%key, path, ?held_back, "renewal futile: the API rejects the new token too");
+            tracing::warn!(event = "refresh_futile", %key, path, ?held_back, "the API rejected the new token too");
         }
     }
 
@@ -240,21 +286,21 @@ impl TokenManager {
             return self.join_or_start(state, tenant, trigger, now);
         };
         let token = local.token.clone();
-        let is_expiring = wall >= local.renew_at;
+        let is_expiring = wall >= local.refresh_at;
         let is_stale = self.is_stale(local.checked_at, now);
-        match state.flight(now) {
-            Some(flight) => {
-                let is_looking = is_stale && flight.trigger() == Trigger::Stale;
-                if is_looking || state.is_spent(&token) {
-                    return Ok(Served::Flight(flight.clone()));
+        match state.refresh(now) {
+            Some(refresh) => {
+                let is_looking = is_stale && refresh.trigger() == Trigger::Stale;
+                if is_looking || state.rejected.covers(&token) {
+                    return Ok(Served::Refresh(refresh.clone()));
                 }
             }
-            None if is_expiring && state.cool_down.error(now).is_none() => {
+            None if is_expiring && state.throttle.error(now).is_none() => {
                 self.start(state, tenant, Trigger::Expiring, now)?;
             }
             None if is_stale => {
-                let flight = self.start(state, tenant, Trigger::Stale, now)?;
-                return Ok(Served::Flight(flight));
+                let refresh = self.start(state, tenant, Trigger::Stale, now)?;
+                return Ok(Served::Refresh(refresh));
             }
             None => {}
         }
@@ -270,35 +316,32 @@ impl TokenManager {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
         let mut state = tenant.slot.lock();
         let state = &mut *state;
-        if let Some(local) = state.unexpired(wall)
-            && local.betters(rejected)
-            && !state.is_spent(&local.token)
-        {
-            return Ok(Served::Token(local.token.clone()));
+        if let Some(token) = state.better_than(rejected, wall) {
+            return Ok(Served::Token(token.clone()));
         }
-        if state.flight(now).is_none() {
+        if state.refresh(now).is_none() {
             if state.guard.holds_back(path, now) {
-                return Err(Error::HeldBack);
+                return Err(Error::held_back());
             }
-            if state.cool_down.error(now).is_none()
-                && let Err(exhausted) = state.guard.spend(self.shared.settings.renewal_budget, now)
+            if state.throttle.error(now).is_none()
+                && let Err(exhausted) = state.guard.spend(self.shared.settings.refresh_budget, now)
             {
                 if exhausted.is_news {
-                    let key = tenant.credentials.key();
-                    tracing::warn!(%key, path, "renewals held back: the budget is exhausted");
+                    let key = tenant.key();
+                    tracing::warn!(event = "refresh_held_back", %key, path, "the refresh budget is used up");
                 }
-                return Err(Error::HeldBack);
+                return Err(Error::held_back());
             }
         }
-        state.note_spent(rejected);
+        state.note_rejected(rejected, wall);
         let joined = self.join_or_start(state, tenant, Trigger::Rejected, now);
         if joined.is_err() {
-            state.not_renewed(wall);
+            state.not_refreshed(wall);
         }
         joined
     }
 
-    /// The flight under way, or a new one, if no cool-down forbids it.
+    /// The refresh under way, or a new one, unless there is a cooldown.
     fn join_or_start(
         &self,
         state: &mut State,
@@ -306,14 +349,14 @@ impl TokenManager {
         trigger: Trigger,
         now: Instant,
     ) -> Result<Served, Error> {
-        if let Some(flight) = state.flight(now) {
-            return Ok(Served::Flight(flight.clone()));
+        if let Some(refresh) = state.refresh(now) {
+            return Ok(Served::Refresh(refresh.clone()));
         }
-        if let Some(error) = state.cool_down.error(now) {
+        if let Some(error) = state.throttle.error(now) {
             return Err(error.clone());
         }
-        let flight = self.start(state, tenant, trigger, now)?;
-        Ok(Served::Flight(flight))
+        let refresh = self.start(state, tenant, trigger, now)?;
+        Ok(Served::Refresh(refresh))
     }
 
     fn start(
@@ -322,27 +365,28 @@ impl TokenManager {
         tenant: &Tenant,
         trigger: Trigger,
         now: Instant,
-    ) -> Result<Flight, Error> {
-        let runtime = Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
-        let limit = renewal::limit(&self.shared.settings.limits);
-        let (pilot, flight) = Flight::new(trigger, now + limit);
-        let renewal = Renewal {
+    ) -> Result<SingleFlight, Error> {
+        tenant.credentials.check()?;
+        let runtime = Handle::try_current().map_err(|_outside| Error::no_runtime())?;
+        let limit = refresh::limit(&self.shared.settings.limits);
+        let (sender, single_flight) = SingleFlight::new(trigger, now + limit);
+        let refresh = Refresh {
             shared: self.shared.clone(),
             slot: tenant.slot.clone(),
             credentials: tenant.credentials.clone(),
             trigger,
-            pilot,
+            sender,
         };
-        let span = tracing::info_span!("renewal", key = %tenant.credentials.key(), %trigger);
-        runtime.spawn(renewal.run().instrument(span));
-        state.flight = Some(flight.clone());
-        Ok(flight)
+        let span = tracing::info_span!("refresh", key = %tenant.key(), %trigger);
+        runtime.spawn(refresh.run().instrument(span));
+        state.refresh = Some(single_flight.clone());
+        Ok(single_flight)
     }
 }
 
-const LOST: Error = Error::Interrupted {
-    reason: "the runtime that it ran on ended, again and again",
-};
+fn lost() -> Error {
+    Error::interrupted("the runtime that it ran on ended, again and again")
+}
 
 /// Credentials and what the manager keeps of them.
 #[derive(Clone, Debug)]
@@ -355,12 +399,22 @@ impl Tenant {
     pub(crate) fn credentials(&self) -> &Credentials {
         &self.credentials
     }
+
+    pub(crate) fn key(&self) -> &TokenKey {
+        self.slot.key()
+    }
+
+    /// Whether the refresh only failed because nobody had the secret when it started, while this caller has it.
+    fn can_do_better(&self, outcome: &Outcome) -> bool {
+        let lacked_secret = |error: &Error| error.kind() == ErrorKind::NoSecret;
+        outcome.as_ref().is_err_and(lacked_secret) && self.credentials.expose_secret().is_some()
+    }
 }
 
 /// What a caller gets at once.
 enum Served {
     Token(AccessToken),
-    Flight(Flight),
+    Refresh(SingleFlight),
 }
 
 impl Clone for TokenManager {

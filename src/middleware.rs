@@ -1,4 +1,6 @@
-//! The way of a request: attach, send, look, renew, replay.
+//! The path of a request: add a token, send, look for a rejection, refresh, send again.
+
+mod builder;
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
@@ -11,19 +13,21 @@ use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
 use tokio::time::{Instant, timeout};
 use tower_http::follow_redirect::RequestUri;
 
+pub use self::builder::AccessTokenMiddlewareBuilder;
+use self::builder::CredentialsFor;
+use crate::error::Said;
 use crate::manager::Tenant;
-use crate::redact::{self, OfALayer};
+use crate::redact;
 use crate::replay::Replay;
 use crate::reply::Reply;
 use crate::scope::{self, Scope};
-use crate::{AccessToken, Credentials, Error, GetToken, TokenManager, TokenStore};
+use crate::{
+    AccessToken, Credentials, Error, ErrorKind, GetToken, RejectionScope, TokenManager, TokenStore,
+};
 
-const REFRESH_ON: [i64; 2] = [40014, 42001];
-const REPLAY_LIMIT: usize = 32 * 1024 * 1024;
-
-/// Puts a valid access token on requests to the WeCom API, and sends a request once more when the API rejects its token.
+/// Adds a valid access token to requests to the WeCom API, and sends a request once more if the API rejects the token.
 ///
-/// It goes last into the stack of a [`reqwest_middleware::ClientBuilder`], so that the layers before it see no token:
+/// Add it last to a [`reqwest_middleware::ClientBuilder`], so that the layers before it see no token:
 ///
 /// ```
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials};
@@ -39,33 +43,44 @@ const REPLAY_LIMIT: usize = 32 * 1024 * 1024;
 ///
 /// # What it does to a request
 ///
-/// Only requests below the source's [`Audience`](crate::Audience) are touched, and of these not the ones that take
-/// another credential, have a token already, or carry [`NoAccessToken`](crate::NoAccessToken). The token is put at the end of
-/// the query; the rest of the URL stays byte for byte as it was.
+/// It changes only requests below the base URL of the source's [`Audience`](crate::Audience). Of these, it sends some unchanged: those to
+/// paths that take another credential, those that have a credential in the query, and those with [`NoAccessToken`](crate::NoAccessToken).
+/// The token goes to the end of the query. The rest of the URL stays byte for byte the same.
 ///
-/// When the answer is errcode 40014 or 42001, the token is renewed and the request is sent once more with the new one in
-/// the place of the old. Such an answer means that the call had no effect, so this is safe for any method. The second answer
-/// is final, whatever it is. The answer's body is handed on whole, and its [`url`](Response::url) is without the token.
+/// If the answer has errcode 40014 or 42001, the middleware gets another token and sends the request once more, with the new token in place of the
+/// old one. This is safe for any method, because the API checks the token before it runs the call. You get the second answer,
+/// whatever it is. The answer's body is complete, and its [`url`](Response::url) has no token.
 ///
-/// The second time, the request has the same method, URL, version, headers, body and time limit. The extensions of an [`http::Request`]
-/// that it may have been made from go along the first time only.
+/// The second request has the same method, URL, version, headers, body and timeout. If you made the request from an [`http::Request`], its
+/// extensions are sent only the first time.
+///
+/// # Which app
+///
+/// A request is sent as the app of its own [`Credentials`] extension. Without one, the app is what
+/// [`credentials_for`](AccessTokenMiddlewareBuilder::credentials_for) returns, or else the
+/// [default](AccessTokenMiddlewareBuilder::credentials).
 ///
 /// # Errors
 ///
-/// A request that can't be given a token is not sent; it fails with an [`Error`], which [`Error::find`] finds. An answer
-/// of the API with any other errcode is no error here: it is handed on.
+/// A request that gets no token is not sent. It fails with an [`Error`], which you get with [`Error::find`]. Answers with other errcodes are
+/// returned to you unchanged.
 ///
-/// # Time limits
+/// # Timeouts
 ///
-/// A request's own [`timeout`](reqwest_middleware::RequestBuilder::timeout) covers the wait for the token and both
-/// sendings. One of the client's own (`ClientBuilder::timeout`) covers each sending by itself.
+/// A request's own [`timeout`](reqwest_middleware::RequestBuilder::timeout) covers the wait for the token and both times that it is sent. The
+/// timeout of the client (`ClientBuilder::timeout`) covers each time it is sent separately.
+///
+/// # Panics
+///
+/// If a token has to be fetched on a tokio runtime without timers.
 ///
 /// # Cancel safety
 ///
-/// A request may be dropped at any time. A renewal that it has started goes on for the others.
+/// You can drop a request at any time. A refresh that it has started goes on.
 #[derive(Clone)]
 pub struct AccessTokenMiddleware {
     manager: TokenManager,
+    credentials_for: Option<CredentialsFor>,
     default: Option<Tenant>,
     scope: Scope,
     refresh_on: Vec<i64>,
@@ -73,15 +88,15 @@ pub struct AccessTokenMiddleware {
 }
 
 impl AccessTokenMiddleware {
-    /// Fetches tokens for one app with `gettoken` through this client, and keeps them in memory.
+    /// For one app: fetches its tokens with `gettoken` through this client, and keeps them in memory.
     ///
-    /// `http` is a [`reqwest::Client`], or a [`ClientWithMiddleware`] that does **not** hold this middleware.
+    /// `http` is a [`reqwest::Client`], or a [`ClientWithMiddleware`] that does **not** contain this middleware.
     pub fn new(http: impl Into<ClientWithMiddleware>, credentials: Credentials) -> Self {
         let manager = TokenManager::builder(GetToken::new(http)).build();
         Self::builder(manager).credentials(credentials).build()
     }
 
-    /// Like [`new`](Self::new), with a store of one's own.
+    /// Like [`new`](Self::new), with another store.
     pub fn with_store(
         http: impl Into<ClientWithMiddleware>,
         credentials: Credentials,
@@ -93,17 +108,9 @@ impl AccessTokenMiddleware {
         Self::builder(manager).credentials(credentials).build()
     }
 
-    /// Builds one on a manager, which several of them may share.
+    /// Builds a middleware on a manager. Several middlewares can share one manager.
     pub fn builder(manager: TokenManager) -> AccessTokenMiddlewareBuilder {
-        AccessTokenMiddlewareBuilder {
-            middleware: Self {
-                scope: Scope::of(&manager.audience()),
-                manager,
-                default: None,
-                refresh_on: REFRESH_ON.into(),
-                replay_limit: REPLAY_LIMIT,
-            },
-        }
+        AccessTokenMiddlewareBuilder::new(manager)
     }
 
     async fn wait_for_token(
@@ -112,7 +119,9 @@ impl AccessTokenMiddleware {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        let tenant = self.tenant(extensions).ok_or(Error::NoCredentials)?;
+        let tenant = self
+            .tenant(&request, extensions)
+            .ok_or_else(Error::no_credentials)?;
         let time = TimeLeft::of(&request);
         let token = time.bounds(self.manager.token_of(&tenant)).await?;
         self.send_with_token(request, (tenant, token), time, extensions, next)
@@ -134,18 +143,19 @@ impl AccessTokenMiddleware {
             let first = self
                 .send(sending, &token, &time, extensions, next.clone())
                 .await?;
-            if !self.rejects(&first, &tenant, replay.url()) {
+            let Some(errcode) = self.rejection(&first, &tenant, replay.url(), extensions) else {
                 return Ok(first.into_response(replay.into_url()));
-            }
+            };
             let app = (tenant, token);
-            Box::pin(self.renew_and_send_again(first, replay, app, time, extensions, next))
+            let first = (first, errcode);
+            Box::pin(self.refresh_and_send_again(first, replay, app, time, extensions, next))
         };
         second.await
     }
 
-    async fn renew_and_send_again(
+    async fn refresh_and_send_again(
         &self,
-        first: Reply,
+        (first, errcode): (Reply, i64),
         replay: Replay,
         (tenant, rejected): (Cow<'_, Tenant>, AccessToken),
         time: TimeLeft,
@@ -153,21 +163,27 @@ impl AccessTokenMiddleware {
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
         let url = replay.url().clone();
-        let renewal = self.manager.renew_for(&tenant, &rejected, url.path());
-        let renewed = match time.bounds(renewal).await {
-            Err(Error::HeldBack) => return Ok(first.into_response(url)),
-            renewed => renewed?,
+        let path = RejectionScope::joined(url.path(), extensions);
+        let refresh = self.manager.refresh_rejected_on(&tenant, &rejected, &path);
+        let token = match time.bounds(refresh).await {
+            Err(error) if error.kind() == ErrorKind::HeldBack => {
+                return Ok(first.into_response(url));
+            }
+            token => token?,
         };
+        let (key, path) = (tenant.key(), &*path);
         let Some(request) = replay.into_request() else {
+            tracing::warn!(event = "request_not_sent_again", %key, path, errcode, "there is a new token, but the body is longer than the replay limit");
             return Ok(first.into_response(url));
         };
         drop(first);
 
+        tracing::debug!(event = "request_sent_again", %key, path, errcode, "the API rejected the token, sending the request with a new one");
         let second = self
-            .send((Box::new(request), &url), &renewed, &time, extensions, next)
+            .send((Box::new(request), &url), &token, &time, extensions, next)
             .await?;
-        if self.rejects(&second, &tenant, &url) {
-            self.manager.rejected_again(&tenant, &renewed, url.path());
+        if self.rejection(&second, &tenant, &url, extensions).is_some() {
+            self.manager.rejected_again(&tenant, &token, path);
         }
         Ok(second.into_response(url))
     }
@@ -212,33 +228,48 @@ impl AccessTokenMiddleware {
         Ok(Reply::new(response, moved, is_of_api))
     }
 
-    /// Whether the API rejects the token with this reply.
-    fn rejects(&self, reply: &Reply, tenant: &Tenant, url: &Url) -> bool {
-        let is_rejection = reply
-            .errcode()
-            .is_some_and(|errcode| self.refresh_on.contains(&errcode));
-        if !is_rejection && reply.is_answer() {
-            self.manager.accepted(tenant, url.path());
+    /// The errcode with which the API rejects the token in this reply, if it does.
+    fn rejection(
+        &self,
+        reply: &Reply,
+        tenant: &Tenant,
+        url: &Url,
+        extensions: &Extensions,
+    ) -> Option<i64> {
+        let is_rejection = |errcode: &i64| self.refresh_on.contains(errcode);
+        let rejection = reply.errcode().filter(is_rejection);
+        if rejection.is_none() && reply.is_answer() && self.manager.notes_accepted() {
+            let path = RejectionScope::joined(url.path(), extensions);
+            self.manager.accepted(tenant, &path);
         }
-        is_rejection
+        rejection
     }
 
-    /// Whom the request is sent as. The default is borrowed, since counting references from many threads at once takes time.
-    fn tenant(&self, extensions: &Extensions) -> Option<Cow<'_, Tenant>> {
-        match extensions.get() {
-            Some(credentials) => Some(Cow::Owned(self.manager.tenant(credentials))),
-            None => self.default.as_ref().map(Cow::Borrowed),
+    /// Who the request is sent as. The default is borrowed, since counting references from many threads at once takes time.
+    fn tenant(&self, request: &Request, extensions: &Extensions) -> Option<Cow<'_, Tenant>> {
+        if let Some(credentials) = extensions.get() {
+            return Some(Cow::Owned(self.manager.tenant(credentials)));
         }
+        if let Some(credentials_for) = &self.credentials_for
+            && let Some(credentials) = credentials_for.choose(request, extensions)
+        {
+            return Some(Cow::Owned(self.manager.tenant(&credentials)));
+        }
+        self.default.as_ref().map(Cow::Borrowed)
     }
 
-    fn token_in_hand(&self, extensions: &Extensions) -> Option<(Cow<'_, Tenant>, AccessToken)> {
-        let tenant = self.tenant(extensions)?;
+    fn token_in_hand(
+        &self,
+        request: &Request,
+        extensions: &Extensions,
+    ) -> Option<(Cow<'_, Tenant>, AccessToken)> {
+        let tenant = self.tenant(request, extensions)?;
         let token = self.manager.token_in_hand(&tenant)?;
         Some((tenant, token))
     }
 }
 
-// Written by hand, so that a request that is none of ours costs no allocation, and one whose token is in hand no future that waits.
+// Written by hand, so that a request to another host costs no allocation, and one whose token is in hand no future that waits.
 impl Middleware for AccessTokenMiddleware {
     fn handle<'a, 'b, 'c, 'd>(
         &'a self,
@@ -252,11 +283,11 @@ impl Middleware for AccessTokenMiddleware {
         'c: 'd,
         Self: 'd,
     {
-        if !self.scope.is_ours(request.url(), extensions) {
+        if !self.scope.takes_token(request.url(), extensions) {
             return next.run(request, extensions);
         }
         let request = Box::new(request);
-        match self.token_in_hand(extensions) {
+        match self.token_in_hand(&request, extensions) {
             Some(in_hand) => {
                 let time = TimeLeft::of(&request);
                 Box::pin(self.send_with_token(request, in_hand, time, extensions, next))
@@ -276,8 +307,8 @@ fn error_without_token(
     }
     // The URL of a layer's own error cannot be reached.
     if redact::shows(&redact::all_that_is_said(&error), token.expose_secret()) {
-        let failure = OfALayer::new(&error, token.expose_secret());
-        return reqwest_middleware::Error::middleware(failure);
+        let said = Said::by(&error, Some(token.expose_secret()));
+        return reqwest_middleware::Error::middleware(said);
     }
     error
 }
@@ -303,7 +334,11 @@ impl TimeLeft {
             None => Either::Left(work),
             Some((limit, began)) => {
                 let work = timeout(limit.saturating_sub(began.elapsed()), work);
-                Either::Right(work.map(move |done| done.unwrap_or(Err(Error::TimedOut { limit }))))
+                Either::Right(
+                    work.map(move |done| {
+                        done.unwrap_or_else(|_elapsed| Err(Error::timed_out(limit)))
+                    }),
+                )
             }
         }
     }
@@ -326,44 +361,5 @@ impl Debug for AccessTokenMiddleware {
             .field("refresh_on", &self.refresh_on)
             .field("replay_limit", &self.replay_limit)
             .finish_non_exhaustive()
-    }
-}
-
-/// Builds an [`AccessTokenMiddleware`]: see [`AccessTokenMiddleware::builder`].
-#[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until `build` is called"]
-pub struct AccessTokenMiddlewareBuilder {
-    middleware: AccessTokenMiddleware,
-}
-
-impl AccessTokenMiddlewareBuilder {
-    /// The app that a request is sent as if it carries no [`Credentials`] of its own as an extension.
-    ///
-    /// Default: none, so that each request must carry its own.
-    pub fn credentials(mut self, credentials: Credentials) -> Self {
-        self.middleware.default = Some(self.middleware.manager.tenant(&credentials));
-        self
-    }
-
-    /// The errcodes that mean that the token was rejected. Default: 40014 and 42001.
-    ///
-    /// Only codes that are answered before a call has any effect belong here, since the request is sent once more.
-    pub fn refresh_on(mut self, errcodes: impl IntoIterator<Item = i64>) -> Self {
-        self.middleware.refresh_on = errcodes.into_iter().collect();
-        self
-    }
-
-    /// How much of a streamed body is kept for sending it once more, in bytes. Default: 32 MiB.
-    ///
-    /// When more than that has been sent, the request is not sent again: the caller gets the first answer, and the token has
-    /// been renewed for the next request. A body that is in memory anyway does not count.
-    pub fn replay_limit(mut self, bytes: usize) -> Self {
-        self.middleware.replay_limit = bytes;
-        self
-    }
-
-    /// The middleware.
-    pub fn build(self) -> AccessTokenMiddleware {
-        self.middleware
     }
 }

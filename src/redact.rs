@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt::Write;
+use std::iter;
 
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
@@ -62,27 +63,6 @@ pub(crate) fn take_out(url: &mut Url, secret: &str) {
     }
 }
 
-/// A failure of a layer of a client, whose URL cannot be reached: its kind and redacted text only.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind} (from a layer of the client): {text}")]
-pub(crate) struct OfALayer {
-    kind: &'static str,
-    text: String,
-}
-
-impl OfALayer {
-    pub(crate) fn new(error: &reqwest_middleware::Error, secret: &str) -> Self {
-        Self {
-            kind: match request_error(error) {
-                Some(error) if error.is_timeout() => "timed out",
-                Some(error) if error.is_connect() => "no connection",
-                _ => "not sent",
-            },
-            text: redact(&in_one_line(error), [secret]),
-        }
-    }
-}
-
 /// The error of the request itself that a layer has wrapped, as far as it can be reached.
 pub(crate) fn request_error(error: &reqwest_middleware::Error) -> Option<&reqwest::Error> {
     match error {
@@ -98,29 +78,79 @@ pub(crate) fn request_error(error: &reqwest_middleware::Error) -> Option<&reqwes
     }
 }
 
+/// Takes the query and the fragment out of the URL of a request's error, and the secret wherever else a redirect has put it.
+pub(crate) fn take_out_of_request_error(error: &mut reqwest::Error, secret: Option<&str>) {
+    if let Some(url) = error.url_mut() {
+        url.set_query(None);
+        url.set_fragment(None);
+        if let Some(secret) = secret {
+            take_out(url, secret);
+        }
+    }
+}
+
+/// An error and its sources.
+pub(crate) fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
+}
+
 /// All that an error and its sources say, in every form in which they can be formatted.
 pub(crate) fn all_that_is_said(error: &(dyn StdError + 'static)) -> String {
     let mut said = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
+    for error in chain(error) {
         let _ = writeln!(said, "{error}\n{error:?}\n{error:#?}");
-        next = error.source();
     }
     said
 }
 
+/// The text of an error and of each of its sources, but none that the one before has in it already. Without the queries of URLs and what
+/// serde quotes.
+pub(crate) fn said(error: &(dyn StdError + 'static)) -> Vec<String> {
+    let mut said: Vec<String> = Vec::new();
+    for error in chain(error) {
+        let text = error.to_string();
+        let text = without_quotes(&text).unwrap_or(text);
+        let text = without_queries(&text).unwrap_or(text);
+        if said.iter().all(|before| !before.contains(&text)) {
+            said.push(text);
+        }
+    }
+    said
+}
+
+/// Whether an error says what one of its sources says too.
+pub(crate) fn repeats_itself(error: &(dyn StdError + 'static)) -> bool {
+    said(error).len() < chain(error).count()
+}
+
 /// What an error and its sources say, in one line.
 pub(crate) fn in_one_line(error: &(dyn StdError + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let text = error.to_string();
-        if !line.contains(&text) {
-            let _ = write!(line, ": {text}");
-        }
-        next = error.source();
-    }
-    line
+    said(error).join(": ")
+}
+
+/// Whether the text may show a secret that nobody knows of: the query or the password of a URL, or what serde has read.
+pub(crate) fn may_show_secret(text: &str) -> bool {
+    let in_debug_of_url = ["query: Some(", "password: Some("];
+    in_debug_of_url.iter().any(|part| text.contains(part))
+        || without_queries(text).is_some()
+        || without_quotes(text).is_some()
+}
+
+/// The text without what serde quotes in its errors of what it has read; `None` if it quotes nothing.
+fn without_quotes(text: &str) -> Option<String> {
+    let quoting = [
+        "invalid type: ",
+        "invalid value: ",
+        "unknown variant ",
+        "unknown field ",
+    ];
+    let begins = |marker: &&str| Some(text.find(marker)? + marker.len());
+    let from = quoting.iter().filter_map(begins).min()?;
+    let (before, quoted) = text.split_at(from);
+    let after = quoted.rfind(", expected ").map_or("", |at| &quoted[at..]);
+    Some(format!("{before}***{after}"))
 }
 
 /// The text with the queries of its URLs cut off; `None` if it has no URL with a query.
@@ -188,6 +218,31 @@ mod tests {
             take_out(&mut url, "");
             assert_eq!(url.as_str(), without, "an empty secret is in no URL");
         }
+    }
+
+    #[test]
+    fn what_serde_quotes_is_cut_out() {
+        for (text, left) in [
+            (
+                "invalid type: string \"a, expected b\", expected u64 at line 1 column 8",
+                "invalid type: ***, expected u64 at line 1 column 8",
+            ),
+            (
+                "a row: unknown variant `x`, expected `a` or `b`",
+                "a row: unknown variant ***, expected `a` or `b`",
+            ),
+            (
+                "unknown field `x`, there are no fields",
+                "unknown field ***",
+            ),
+            (
+                "invalid value: integer `7`, expected x; invalid type: map, expected y",
+                "invalid value: ***, expected y",
+            ),
+        ] {
+            assert_eq!(without_quotes(text).as_deref(), Some(left));
+        }
+        assert_eq!(without_quotes("missing field `value` at line 1"), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which requests are ours, and putting a token on a URL and taking it off.
+//! Which requests get a token, and putting a token on a URL and taking it off.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use secrecy::zeroize::Zeroizing;
 use crate::redact;
 use crate::{AccessToken, Audience};
 
-/// Put on a request as an extension, it makes the middleware leave the request alone.
+/// Put on a request as an extension, this makes the middleware send the request unchanged.
 ///
 /// ```
 /// # use reqwest_wecom::NoAccessToken;
@@ -44,7 +44,7 @@ const OTHER_CREDENTIALS_BELOW: [&str; 7] = [
     "aibot/cli/",
 ];
 
-/// Which requests are given a token: those to the API that the source's tokens are for.
+/// Which requests get a token: those to the API that the source's tokens are for.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
     base_url: Url,
@@ -60,22 +60,49 @@ impl Scope {
         }
     }
 
-    /// Whether a request to this URL is to be given a token. Says in the log why one to our host is not.
-    pub(crate) fn is_ours(&self, url: &Url, extensions: &Extensions) -> bool {
+    /// Whether a request to this URL gets a token. Emits an event that says why not.
+    pub(crate) fn takes_token(&self, url: &Url, extensions: &Extensions) -> bool {
         if !self.is_at_home(url) {
+            self.tell_elsewhere(url);
             return false;
         }
         let path = url.path().strip_prefix(&*self.api_path);
         let reason = match path.map(|path| decoded(path.as_bytes())) {
-            None => "outside of the API's path",
-            _ if extensions.get::<NoAccessToken>().is_some() => "it carries `NoAccessToken`",
+            None => "the path is not below the API's",
+            _ if extensions.get::<NoAccessToken>().is_some() => "the request has `NoAccessToken`",
             Some(path) if takes_other_credential(&path) => "the path takes another credential",
             _ if may_lead_elsewhere(url.path()) => "the path has an encoded dot segment",
-            _ if has_credential_of_its_own(url) => "its query holds a credential already",
+            _ if has_credential(url) => "the query has a credential",
             Some(_) => return true,
         };
-        tracing::debug!(path = url.path(), reason, "request left untouched");
+        let path = url.path();
+        tracing::debug!(
+            event = "request_unchanged",
+            path,
+            reason,
+            "the request gets no token"
+        );
         false
+    }
+
+    fn tell_elsewhere(&self, url: &Url) {
+        let host = url.host_str();
+        let is_plain = url.scheme() == "http" && self.base_url.scheme() == "https";
+        if is_plain && host == self.base_url.host_str() && url.port() == self.base_url.port() {
+            let path = url.path();
+            tracing::warn!(
+                event = "scheme_is_http",
+                path,
+                "the request gets no token: its scheme must be https, as in the base URL"
+            );
+        } else {
+            // A path on another host may be a secret.
+            tracing::trace!(
+                event = "request_elsewhere",
+                host,
+                "the request gets no token: it is not below the base URL"
+            );
+        }
     }
 
     /// Whether an answer from this URL is the API's own.
@@ -116,7 +143,7 @@ fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-fn has_credential_of_its_own(url: &Url) -> bool {
+fn has_credential(url: &Url) -> bool {
     let query = url.query().unwrap_or_default().as_bytes();
     let mut pairs = query.split(|&byte| byte == b'&');
     pairs.any(|pair| {
@@ -197,7 +224,8 @@ mod tests {
     use super::*;
 
     fn token(value: &str) -> AccessToken {
-        AccessToken::new(value, Duration::from_secs(7200))
+        let now = std::time::SystemTime::now();
+        AccessToken::from_parts(value, now, now + Duration::from_secs(7200))
     }
 
     fn url(text: &str) -> Url {
@@ -288,7 +316,7 @@ mod tests {
     fn only_the_api_at_the_base_url_is_ours() {
         let public = Scope::of(&Audience::default());
         let gateway = Scope::of(&Audience::new(url("http://gw.example:7443/a/b")));
-        let ours = |scope: &Scope, text: &str| scope.is_ours(&url(text), &Extensions::new());
+        let ours = |scope: &Scope, text: &str| scope.takes_token(&url(text), &Extensions::new());
         for text in [
             "https://qyapi.weixin.qq.com/cgi-bin/user/get?userid=a",
             "https://QYAPI.weixin.qq.com:443/cgi-bin/message/send",
@@ -338,7 +366,7 @@ mod tests {
         let mut extensions = Extensions::new();
         extensions.insert(NoAccessToken);
         let url = url("https://qyapi.weixin.qq.com/cgi-bin/user/get");
-        assert!(!Scope::of(&Audience::default()).is_ours(&url, &extensions));
+        assert!(!Scope::of(&Audience::default()).takes_token(&url, &extensions));
     }
 
     #[test]
@@ -409,11 +437,12 @@ mod tests {
                 true,
             ),
         ] {
-            let ours = Url::parse(text).is_ok_and(|url| public.is_ours(&url, &Extensions::new()));
+            let ours =
+                Url::parse(text).is_ok_and(|url| public.takes_token(&url, &Extensions::new()));
             assert_eq!(ours, expected, "{text}");
         }
         let v6 = Scope::of(&Audience::new(url("https://[::1]:7443/")));
-        let ours = |text: &str| v6.is_ours(&url(text), &Extensions::new());
+        let ours = |text: &str| v6.takes_token(&url(text), &Extensions::new());
         assert!(ours("https://[0:0::1]:7443/cgi-bin/x"));
         assert!(!ours("https://[::2]:7443/cgi-bin/x"));
         assert!(!ours("https://[::1]/cgi-bin/x"));
@@ -445,7 +474,7 @@ mod tests {
         ) {
             let text = format!("{scheme}://{user}{host}{port}/{path}{query}");
             if let Ok(url) = Url::parse(&text)
-                && Scope::of(&Audience::default()).is_ours(&url, &Extensions::new())
+                && Scope::of(&Audience::default()).takes_token(&url, &Extensions::new())
             {
                 prop_assert_eq!(url.origin().ascii_serialization(), "https://qyapi.weixin.qq.com");
                 prop_assert!(url.path().starts_with("/cgi-bin/"), "{}", text);

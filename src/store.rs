@@ -1,5 +1,6 @@
 //! Where tokens are kept.
 
+mod database;
 mod moka;
 #[cfg(feature = "redis")]
 mod redis;
@@ -8,63 +9,69 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use self::database::{Kept, SharedDatabase};
 pub use self::moka::MokaStore;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisConnection, RedisStore, RedisStoreBuilder};
-use crate::{AccessToken, BoxError, Error, Fetch, TokenKey};
+use crate::source::Fetch;
+use crate::{AccessToken, BoxError, Error, TokenKey};
 
-/// Where tokens are kept, so that others may use them.
+/// Where tokens are kept, so that other processes and later runs can use them.
 ///
-/// [`get`](Self::get) and [`put`](Self::put) are all that a store must have: see the README for one over a table in under 30
-/// lines. A [`TokenManager`](crate::TokenManager) holds copies of its own and asks the store only when its copy cannot
-/// serve, never on the way of an ordinary request.
+/// To keep tokens somewhere else than in memory, implement [`get`](Self::get) and [`put`](Self::put). The README shows a store over a
+/// table in under 30 lines. A [`TokenManager`](crate::TokenManager) holds local copies. It asks the store only when its copy can't serve,
+/// never during an ordinary request.
 ///
-/// A store may answer slowly, fail, hang or panic: that costs a warning in the log, and where a token is needed it is then
-/// fetched without the store. A store should keep a token at least until its [`expires_at`](AccessToken::expires_at); it need
-/// not drop expired ones, which are not used. It is never told to delete: a token that the API has rejected is replaced.
+/// A store may be slow, fail, hang or panic. That costs a warning in the log, and the manager goes on without the store. A store should
+/// keep a token at least until [`expires_at`](AccessToken::expires_at). It may return expired tokens, they are not used. It is never told
+/// to delete: a rejected token is replaced.
+///
+/// `Arc` and `Box` of a store are stores too. Methods that are added later always have a default.
 #[async_trait]
 pub trait TokenStore: Send + Sync + 'static {
     /// The token kept under this key, if there is one.
     ///
     /// # Errors
     ///
-    /// Whatever went wrong; it is logged, and the token is got without the store.
+    /// Whatever went wrong. It is logged, without the secrets that the manager knows.
+    ///
+    /// # Cancel safety
+    ///
+    /// The manager drops the future after 2 s.
     async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError>;
 
-    /// Keeps the token under this key, in the place of any other.
+    /// Keeps the token under this key, and replaces any other.
     ///
     /// # Errors
     ///
-    /// Whatever went wrong; it is logged, and the token is used all the same.
+    /// Whatever went wrong. It is logged, and the token is used anyway.
+    ///
+    /// # Cancel safety
+    ///
+    /// The manager drops the future after 2 s.
     async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError>;
 
-    /// A token other than `other_than`: the one in the store if it [can serve](Fetch::can_serve), else a newly fetched one,
-    /// which the store then holds.
+    /// The database that several processes share, if this store is over one. Default: `None`.
     ///
-    /// It is called at most once at a time for a key and a manager. Override it for a store that can let one process fetch
-    /// while others wait. The fetch is made with [`Fetch::run`], which takes no longer than [`Fetch::limit`]; a failure of
-    /// the store itself should cost a warning, and not this call.
+    /// A store that wraps another one must forward this.
+    fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
+        None
+    }
+
+    /// A usable token: the one in the store, or a newly fetched one, which the store then has.
     ///
-    /// # Errors
-    ///
-    /// The failure of the fetch.
-    async fn get_or_fetch(
-        &self,
-        key: &TokenKey,
-        other_than: Option<&AccessToken>,
-        fetch: &Fetch<'_>,
-    ) -> Result<AccessToken, Error> {
-        if let Some(token) = fetch
-            .asking_store(key, "get", async { self.get(key).await })
-            .await
-            .flatten()
-            && fetch.can_serve(&token, other_than)
+    /// Only stores of this crate implement this, for the processes that share a store.
+    #[doc(hidden)]
+    async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
+        let stored = fetch.asking_store("get", async { self.get(key).await });
+        if let Some(token) = stored.await.flatten()
+            && fetch.can_serve(&token)
         {
             return Ok(token);
         }
         let token = fetch.run().await?;
         fetch
-            .asking_store(key, "put", async { self.put(key, &token).await })
+            .asking_store("put", async { self.put(key, &token).await })
             .await;
         Ok(token)
     }
@@ -80,12 +87,30 @@ impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
         (**self).put(key, token).await
     }
 
-    async fn get_or_fetch(
-        &self,
-        key: &TokenKey,
-        other_than: Option<&AccessToken>,
-        fetch: &Fetch<'_>,
-    ) -> Result<AccessToken, Error> {
-        (**self).get_or_fetch(key, other_than, fetch).await
+    fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
+        (**self).database()
+    }
+
+    async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
+        (**self).get_or_fetch(key, fetch).await
+    }
+}
+
+#[async_trait]
+impl<T: TokenStore + ?Sized> TokenStore for Box<T> {
+    async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
+        (**self).get(key).await
+    }
+
+    async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
+        (**self).put(key, token).await
+    }
+
+    fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
+        (**self).database()
+    }
+
+    async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
+        (**self).get_or_fetch(key, fetch).await
     }
 }

@@ -12,9 +12,9 @@ mod support;
 use reqwest::Url;
 use reqwest_middleware::{ClientWithMiddleware, RequestBuilder};
 use reqwest_wecom::{
-    AccessTokenMiddleware, Audience, Error, GetToken, NoAccessToken, TokenManager,
+    AccessTokenMiddleware, Audience, ErrorKind, GetToken, NoAccessToken, TokenManager,
 };
-use support::{Answer, HOST, Qyapi, SECRET, app, with_tokens};
+use support::{Answer, HOST, Qyapi, SECRET, app, is_kind, with_tokens};
 
 /// What of a URL goes over the wire.
 fn on_the_wire(url: &Url) -> String {
@@ -224,10 +224,7 @@ async fn a_request_without_credentials_is_not_sent() {
     let client = with_tokens(qyapi.client(), middleware);
 
     let error = client.get(qyapi.url("user/get")).send().await.unwrap_err();
-    assert!(
-        matches!(Error::find(&error), Some(Error::NoCredentials)),
-        "{error:?}"
-    );
+    assert!(is_kind(&error, ErrorKind::NoCredentials), "{error:?}");
     assert_eq!(qyapi.received().len(), 0);
 
     let as_an_app = client.get(qyapi.url("user/get")).with_extension(app());

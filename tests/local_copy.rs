@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest_wecom::{
-    AccessToken, BoxError, Credentials, Error, TokenKey, TokenManager, TokenSource, TokenStore,
-    async_trait,
+    AccessToken, BoxError, Error, FetchRequest, FetchedToken, TokenKey, TokenManager, TokenSource,
+    TokenStore, async_trait,
 };
 use support::app;
 use tokio::sync::{Semaphore, watch};
 
-/// A token that is to be renewed early: it has less than 5 minutes left.
+/// A token that is to be refreshed ahead: it has less than 5 minutes left.
 fn expiring() -> AccessToken {
     let secs = Duration::from_secs;
     let now = SystemTime::now();
@@ -55,7 +55,7 @@ impl Source {
         })
     }
 
-    fn fetches(&self) -> usize {
+    fn fetch_count(&self) -> usize {
         *self.fetches.borrow()
     }
 
@@ -79,13 +79,13 @@ impl Source {
 
 #[async_trait]
 impl TokenSource for Source {
-    async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
-        let number = self.fetches();
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
+        let number = self.fetch_count();
         self.fetches.send_modify(|fetches| *fetches += 1);
         self.turns.acquire().await.unwrap().forget();
         if self.gives_tokens {
             let value = number.to_string();
-            Ok(AccessToken::new(value, Duration::from_secs(7200)))
+            Ok(FetchedToken::new(value, Duration::from_secs(7200)))
         } else {
             Err(Error::refused("as the test wants it"))
         }
@@ -93,7 +93,7 @@ impl TokenSource for Source {
 }
 
 #[tokio::test]
-async fn the_token_in_hand_serves_while_its_early_renewal_fails() {
+async fn the_token_in_hand_serves_while_its_refresh_ahead_fails() {
     let source = Source::new(false, 0);
     let manager = source.manager().await;
     let credentials = app();
@@ -107,7 +107,7 @@ async fn the_token_in_hand_serves_while_its_early_renewal_fails() {
     for token in [first, second.unwrap(), third.unwrap()] {
         assert_eq!(token.expose_secret(), "expiring");
     }
-    assert_eq!(source.fetches(), 1);
+    assert_eq!(source.fetch_count(), 1);
 }
 
 #[tokio::test]
@@ -121,5 +121,5 @@ async fn an_older_token_in_the_store_does_not_replace_the_one_in_hand() {
         let token = manager.token(&app()).await.unwrap();
         assert_eq!(token.expose_secret(), "0");
     }
-    assert_eq!(source.fetches(), 1);
+    assert_eq!(source.fetch_count(), 1);
 }

@@ -1,4 +1,4 @@
-//! The store in a cluster of three: each token, its lock and its failure on one node.
+//! The store in a cluster of three: each token, its lease and its failure on one node.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use redis_support::{Kind, Process, Server, Setup, be_a_process_if_told, free_port};
 use reqwest_wecom::{
-    AccessToken, Credentials, Error, Fetch, RedisStore, TokenSource, TokenStore, async_trait,
+    AccessToken, Credentials, Error, FetchRequest, FetchedToken, RedisStore, TokenKey,
+    TokenManager, TokenSource, TokenStore, async_trait,
     redis::{Value, cluster::ClusterClient},
 };
-use support::{Qyapi, SECRET, app};
+use support::{Qyapi, SECRET, app, key, token};
 
 #[test]
 fn process() {
@@ -119,10 +120,16 @@ struct Fixed;
 
 #[async_trait]
 impl TokenSource for Fixed {
-    async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
-        let value = credentials.key().as_str();
-        Ok(AccessToken::new(value, Duration::from_secs(7200)))
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
+        let value = request.credentials().app();
+        Ok(FetchedToken::new(value, Duration::from_secs(7200)))
     }
+}
+
+/// The token that a manager over this store gets.
+async fn token_through(store: &RedisStore, credentials: &Credentials) -> AccessToken {
+    let manager = TokenManager::builder(Fixed).store(store.clone()).build();
+    manager.token(credentials).await.unwrap()
 }
 
 #[tokio::test]
@@ -133,14 +140,11 @@ async fn tokens_are_kept_on_each_node() {
     let (lazy, given) = (RedisStore::new(client), RedisStore::new(given));
     for n in 0..30 {
         let credentials = Credentials::new("ww1234", n.to_string());
-        let fetch = Fetch::new(&Fixed, &credentials);
-        let token = lazy.get_or_fetch(credentials.key(), None, &fetch);
-        let token = token.await.unwrap();
-        let fetch = Fetch::new(&Fixed, &credentials);
-        let found = given.get_or_fetch(credentials.key(), None, &fetch);
-        assert_eq!(found.await.unwrap(), token);
-        given.put(credentials.key(), &token).await.unwrap();
-        assert_eq!(lazy.get(credentials.key()).await.unwrap(), Some(token));
+        let [token, found] = [&lazy, &given].map(|store| token_through(store, &credentials));
+        let token = token.await;
+        assert_eq!(found.await, token);
+        given.put(&key(&credentials), &token).await.unwrap();
+        assert_eq!(lazy.get(&key(&credentials)).await.unwrap(), Some(token));
     }
     let mut total = 0;
     for node in &nodes {
@@ -150,7 +154,7 @@ async fn tokens_are_kept_on_each_node() {
         assert!(kept > 0);
         total += kept;
     }
-    assert_eq!(total, 30, "one key for each token, and no lock is left");
+    assert_eq!(total, 30, "one key for each token, and no lease is left");
 }
 
 #[tokio::test]
@@ -177,7 +181,7 @@ async fn a_fleet_on_a_cluster_makes_one_gettoken_and_survives_the_loss_of_a_node
 
     // The node with the token goes; all have to fetch by themselves, once, and have good tokens all the while.
     qyapi.on_repeat(support::Repeat::NewTokenOldValid);
-    let holder = holder_of(&nodes, &app()).await;
+    let holder = holder_of(&nodes, &qyapi.key(&app())).await;
     nodes[holder].kill();
     for process in &mut fleet {
         process.calls(5).await;
@@ -221,10 +225,8 @@ async fn the_documented_rights_are_enough() {
     let store = patient(ClusterClient::new(urls).unwrap());
     for n in 0..10 {
         let credentials = Credentials::new("ww1234", n.to_string());
-        let fetch = Fetch::new(&Fixed, &credentials);
-        let token = store.get_or_fetch(credentials.key(), None, &fetch);
-        let token = token.await.unwrap();
-        assert_eq!(store.get(credentials.key()).await.unwrap(), Some(token));
+        let token = token_through(&store, &credentials).await;
+        assert_eq!(store.get(&key(&credentials)).await.unwrap(), Some(token));
     }
     for node in &nodes {
         assert!(node.refused().await.is_empty());
@@ -235,20 +237,20 @@ async fn the_documented_rights_are_enough() {
 async fn kept_by(nodes: &[Server], holder: usize) -> Credentials {
     for n in 0.. {
         let credentials = Credentials::new("ww1234", n.to_string());
-        if holder_of(nodes, &credentials).await == holder {
+        if holder_of(nodes, &key(&credentials)).await == holder {
             return credentials;
         }
     }
     unreachable!()
 }
 
-async fn holder_of(nodes: &[Server], credentials: &Credentials) -> usize {
-    let slot = slot_of(&nodes[0], credentials).await;
+async fn holder_of(nodes: &[Server], key: &TokenKey) -> usize {
+    let slot = slot_of(&nodes[0], key).await;
     usize::try_from(slot / 5461).unwrap().min(2)
 }
 
-async fn slot_of(node: &Server, credentials: &Credentials) -> i64 {
-    let key = format!("wecom:{{{}}}", credentials.key());
+async fn slot_of(node: &Server, key: &TokenKey) -> i64 {
+    let key = format!("wecom:{{{key}}}");
     match node.tell(&format!("CLUSTER KEYSLOT {key}")).await {
         Value::Int(slot) => slot,
         other => panic!("{other:?}"),
@@ -258,7 +260,7 @@ async fn slot_of(node: &Server, credentials: &Credentials) -> i64 {
 /// What the store has, which may need so many tries.
 async fn found(store: &RedisStore, credentials: &Credentials, tries: usize) -> Option<AccessToken> {
     for _ in 0..tries {
-        if let Ok(found) = store.get(credentials.key()).await {
+        if let Ok(found) = store.get(&key(credentials)).await {
             return found;
         }
     }
@@ -279,9 +281,9 @@ async fn a_node_that_hangs_takes_no_token_away_that_others_keep() {
     let replica = replica_of_the_first(&nodes).await;
     let store = || patient(ClusterClient::new(urls(&nodes)).unwrap());
     let (hung, healthy) = (kept_by(&nodes, 0).await, kept_by(&nodes, 1).await);
-    let token = AccessToken::new("value", Duration::from_secs(7200));
+    let token = token("value", Duration::from_secs(7200));
     for credentials in [&hung, &healthy] {
-        store().put(credentials.key(), &token).await.unwrap();
+        store().put(&key(credentials), &token).await.unwrap();
     }
     // Clients are told of it as long as it answers.
     let port = format!("int({})", replica.port());
@@ -291,13 +293,14 @@ async fn a_node_that_hangs_takes_no_token_away_that_others_keep() {
         }
     }
     let old = store();
-    assert_eq!(old.get(hung.key()).await.unwrap(), Some(token.clone()));
+    assert_eq!(old.get(&key(&hung)).await.unwrap(), Some(token.clone()));
     replica.pause();
     nodes[0].pause();
     // Nobody takes over, so that no other connection would do better.
     let before = connections(&nodes[1]).await;
+    let keys = [&hung, &healthy].map(key);
     for _ in 0..3 {
-        let (hung, healthy) = tokio::join!(old.get(hung.key()), old.get(healthy.key()));
+        let (hung, healthy) = tokio::join!(old.get(&keys[0]), old.get(&keys[1]));
         assert!(hung.is_err());
         assert_eq!(healthy.unwrap(), Some(token.clone()));
     }
@@ -314,19 +317,19 @@ async fn a_node_that_takes_over_from_one_that_hangs_is_found() {
     let replica = replica_of_the_first(&nodes).await;
     let store = patient(ClusterClient::new(urls(&nodes)).unwrap());
     let (moved, healthy) = (kept_by(&nodes, 0).await, kept_by(&nodes, 1).await);
-    let token = AccessToken::new("value", Duration::from_secs(7200));
+    let token = token("value", Duration::from_secs(7200));
     for credentials in [&moved, &healthy] {
-        store.put(credentials.key(), &token).await.unwrap();
+        store.put(&key(credentials), &token).await.unwrap();
     }
     while replica.tell("DBSIZE").await != Value::Int(1) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
     nodes[0].pause();
-    assert!(store.get(moved.key()).await.is_err());
+    assert!(store.get(&key(&moved)).await.is_err());
     until(&replica, "INFO replication", "role:master").await;
     assert_eq!(found(&store, &moved, 10).await, Some(token.clone()));
-    assert_eq!(store.get(healthy.key()).await.unwrap(), Some(token));
+    assert_eq!(store.get(&key(&healthy)).await.unwrap(), Some(token));
     nodes[0].go_on();
 }
 
@@ -335,9 +338,9 @@ async fn slots_that_move_while_a_node_hangs_are_followed() {
     let nodes = cluster().await;
     let store = patient(ClusterClient::new(urls(&nodes)).unwrap());
     let moved = kept_by(&nodes, 1).await;
-    assert_eq!(store.get(moved.key()).await.unwrap(), None);
+    assert_eq!(store.get(&key(&moved)).await.unwrap(), None);
     nodes[0].pause();
-    let slot = slot_of(&nodes[1], &moved).await;
+    let slot = slot_of(&nodes[1], &key(&moved)).await;
     let second = text(nodes[1].tell("CLUSTER MYID").await);
     let third = text(nodes[2].tell("CLUSTER MYID").await);
     // Which makes its word count for more than the one before's.

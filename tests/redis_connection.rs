@@ -17,10 +17,9 @@ use std::time::Duration;
 use futures_util::{FutureExt, future::join_all};
 use redis_support::{Server, SlowWay, free_port};
 use reqwest_wecom::{
-    AccessToken, Credentials, Error, RedisConnection, RedisStore, StoreOnly, TokenManager,
-    TokenStore, redis,
+    Credentials, ErrorKind, RedisConnection, RedisStore, StoreOnly, TokenManager, TokenStore, redis,
 };
-use support::{Qyapi, SECRET, app};
+use support::{Qyapi, SECRET, app, is_kind, key, token};
 
 const LIMIT: Duration = Duration::from_millis(300);
 const TWO_HOURS: Duration = Duration::from_secs(7200);
@@ -65,7 +64,7 @@ async fn a_crowd_of_keys_at_the_first_use_makes_one_connection() {
     let keys: Vec<_> = (0..500)
         .map(|n| Credentials::new("ww1234", n.to_string()))
         .collect();
-    for found in join_all(keys.iter().map(|it| store.get(it.key()))).await {
+    for found in join_all(keys.iter().map(|it| async { store.get(&key(it)).await })).await {
         assert_eq!(found.unwrap(), None);
     }
     // Ours, and the one that counts.
@@ -85,20 +84,20 @@ async fn a_slow_redis_is_shared_like_any_other() {
 }
 
 #[tokio::test]
-async fn commands_whose_answers_come_too_late_cost_one_fetch_and_leave_no_lock() {
+async fn commands_whose_answers_come_too_late_cost_one_fetch_and_leave_no_lease() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
     let way = SlowWay::to(&redis).await;
     let slow = store_at(&way.url());
-    slow.get(app().key()).await.unwrap();
+    slow.get(&key(&app())).await.unwrap();
     // Redis does all that it is asked, but nobody hears of it.
     way.answers_after(LIMIT * 2);
     succeeds(&qyapi, slow.clone()).await;
     assert_eq!(qyapi.gettoken_count(), 1);
-    assert!(redis.kept("*:lock").await.is_some());
+    assert!(redis.kept("*:lease").await.is_some());
 
     way.answers_after(Duration::ZERO);
     let given_back = async {
-        while redis.kept("*:lock").await.is_some() {
+        while redis.kept("*:lease").await.is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -110,11 +109,11 @@ async fn commands_whose_answers_come_too_late_cost_one_fetch_and_leave_no_lock()
 }
 
 #[tokio::test]
-async fn a_lock_whose_answer_was_lost_is_known_for_ones_own() {
+async fn a_lease_whose_answer_was_lost_is_known_for_ones_own() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
     let way = SlowWay::to(&redis).await;
     let slow = store_at(&way.url());
-    slow.get(app().key()).await.unwrap();
+    slow.get(&key(&app())).await.unwrap();
     way.answers_after(TWO_HOURS);
     let answered = async {
         redis.until_called("eval", 2).await;
@@ -122,15 +121,18 @@ async fn a_lock_whose_answer_was_lost_is_known_for_ones_own() {
     };
     tokio::join!(succeeds(&qyapi, slow), answered);
     assert_eq!(qyapi.gettoken_count(), 1);
-    // Not as many as there are in the 10 s of a lock.
+    // Not as many as there are in the 10 s of a lease.
     assert!(redis.calls("eval").await < 10);
 }
 
 #[test]
 fn outside_of_a_runtime_there_is_an_error() {
     let store = RedisStore::connect("redis://127.0.0.1:1/").unwrap();
-    let error = store.get(app().key()).now_or_never().unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "no Tokio runtime");
+    let error = store.get(&key(&app())).now_or_never().unwrap().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the call was made outside a tokio runtime"
+    );
 }
 
 /// A server with TLS as well, where to find it, and the certificate to trust.
@@ -180,7 +182,7 @@ async fn tokens_are_shared_over_tls_with_a_server_that_is_trusted() {
 
     let untrusting = || RedisStore::builder(redis::Client::open(url.as_str()).unwrap());
     let untrusting = || untrusting().operation_limit(TWO_HOURS).build();
-    let error = untrusting().get(app().key()).await.unwrap_err();
+    let error = untrusting().get(&key(&app())).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
     succeeds(&qyapi, untrusting()).await;
     assert_eq!(qyapi.gettoken_count(), 2, "served without the store");
@@ -212,12 +214,15 @@ async fn one_who_only_reads_needs_no_right_to_write() {
     let reader = TokenManager::builder(StoreOnly::default())
         .store(store_at(&url))
         .build();
-    let fingerprint = app().key().as_str().rsplit(':').next().unwrap().to_owned();
-    let without_secret = Credentials::without_secret(app().corp_id(), fingerprint);
+    let fingerprint = app().app().to_owned();
+    let without_secret = Credentials::without_secret(app().id(), fingerprint);
     let nothing = reader.token(&without_secret).await;
-    assert!(matches!(nothing, Err(Error::NotReady(_))), "{nothing:?}");
-    let token = AccessToken::new(qyapi.issue(SECRET), TWO_HOURS);
+    assert!(
+        matches!(&nothing, Err(error) if is_kind(error, ErrorKind::NotReady)),
+        "{nothing:?}"
+    );
+    let token = token(qyapi.issue(SECRET), TWO_HOURS);
     let writer = store_at(&redis.url());
-    writer.put(app().key(), &token).await.unwrap();
+    writer.put(&key(&app()), &token).await.unwrap();
     assert_eq!(reader.token(&without_secret).await.unwrap(), token);
 }

@@ -30,11 +30,11 @@ fn setup(qyapi: &Qyapi, redis: &Server) -> Setup {
     Setup::new(qyapi.base_url().as_str(), &redis.url())
 }
 
-/// With a lock time of 2 s.
+/// With a lease time of 2 s.
 fn quick_setup(qyapi: &Qyapi, redis: &Server) -> Setup {
     Setup {
         fetch_limit: Duration::from_secs(1),
-        lock_time: Duration::ZERO,
+        lease_time: Duration::ZERO,
         ..setup(qyapi, redis)
     }
 }
@@ -137,12 +137,12 @@ async fn fetches_of_a_minute_with_a_wrong_secret(processes: usize) -> usize {
 }
 
 #[tokio::test]
-async fn an_owner_that_was_killed_is_waited_for_no_longer_than_the_lock_time() {
+async fn an_owner_that_was_killed_is_waited_for_no_longer_than_the_lease_time() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
     // As long as the others have the patience for, which is 5 s here.
     let setup = Setup {
         fetch_limit: Duration::from_secs(2),
-        lock_time: Duration::from_secs(10),
+        lease_time: Duration::from_secs(10),
         ..quick_setup(&qyapi, &redis)
     };
     let mut owner = Process::start(&setup).await;

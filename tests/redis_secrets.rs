@@ -17,8 +17,11 @@ use std::time::Duration;
 
 use redis_support::Server;
 use reqwest_middleware::ClientWithMiddleware;
-use reqwest_wecom::{RedisStore, StoreOnly, TokenManager, TokenStore, redis};
-use support::{Qyapi, SECRET, app};
+use reqwest_wecom::{
+    Error, FetchRequest, FetchedToken, RedisStore, StoreOnly, TokenManager, TokenSource,
+    TokenStore, async_trait, redis,
+};
+use support::{Qyapi, SECRET, app, key};
 
 fn store_at(url: &str) -> RedisStore {
     let client = redis::Client::open(url).unwrap();
@@ -67,6 +70,16 @@ fn listen() -> (Logged, tracing::subscriber::DefaultGuard) {
     (logged, tracing::subscriber::set_default(subscriber))
 }
 
+/// A source that fetches, and never gets anything.
+struct NotReady;
+
+#[async_trait]
+impl TokenSource for NotReady {
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
+        Err(Error::not_ready("not yet"))
+    }
+}
+
 #[tokio::test]
 async fn one_who_may_not_write_and_asks_again_and_again_warns_once() {
     let (logged, _guard) = listen();
@@ -77,14 +90,26 @@ async fn one_who_may_not_write_and_asks_again_and_again_warns_once() {
         )
         .await;
     let url = redis.url().replace("://", "://reader:PASSWORD@");
-    let manager = TokenManager::builder(StoreOnly::default())
+    let reader = TokenManager::builder(StoreOnly::default())
         .store(store_at(&url))
         .build();
     for _ in 0..20 {
-        assert!(manager.token(&app()).await.is_err());
+        assert!(reader.token(&app()).await.is_err());
     }
     let text = logged.text();
-    assert_eq!(text.matches("token store fails").count(), 1, "{text}");
+    assert!(
+        !text.contains("\"store_failed\""),
+        "a reader writes nothing: {text}"
+    );
+
+    let fetcher = TokenManager::builder(NotReady)
+        .store(store_at(&url))
+        .build();
+    for _ in 0..20 {
+        assert!(fetcher.token(&app()).await.is_err());
+    }
+    let text = logged.text();
+    assert_eq!(text.matches("\"store_failed\"").count(), 1, "{text}");
 }
 
 #[tokio::test]
@@ -105,21 +130,22 @@ async fn no_text_shows_a_secret_and_an_outage_is_warned_of_once() {
     }
     // The server refuses the password.
     let refused = store_at(&url);
-    shown += &format!("{refused:?} {:?}", refused.get(app().key()).await);
+    let key = key(&app());
+    shown += &format!("{refused:?} {:?}", refused.get(&key).await);
     let client = qyapi.wecom_on(&manager(&qyapi, refused));
     succeeds(&qyapi, &client).await;
     // Down.
     redis.kill();
     let manager = manager(&qyapi, store_at(&url));
-    shown += &format!("{manager:?} {:?}", store_at(&url).get(app().key()).await);
-    let before = logged.text().matches("token store fails").count();
+    shown += &format!("{manager:?} {:?}", store_at(&url).get(&key).await);
+    let before = logged.text().matches("\"store_failed\"").count();
     let client = qyapi.wecom_on(&manager);
     for _ in 0..20 {
         succeeds(&qyapi, &client).await;
     }
     let text = logged.text();
     assert_eq!(
-        text.matches("token store fails").count(),
+        text.matches("\"store_failed\"").count(),
         before + 1,
         "{text}"
     );

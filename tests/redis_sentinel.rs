@@ -133,7 +133,9 @@ async fn calls(fleet: &mut [Process], n: usize) {
 }
 
 async fn is_kept_by(server: &Server, qyapi: &Qyapi) -> bool {
-    let kept = server.kept(&format!("wecom:{{{}}}", app().key())).await;
+    let kept = server
+        .kept(&format!("wecom:{{{}}}", qyapi.key(&app())))
+        .await;
     let token = qyapi.current_token(SECRET).unwrap();
     kept.is_some_and(|(_, text)| text.contains(&token))
 }

@@ -124,7 +124,7 @@ mod issuer {
         for (repeat, lifetime_told) in [
             (Repeat::SameToken, 7200),
             (Repeat::SameTokenShorter, 7199),
-            (Repeat::SameTokenRenewed, 9000),
+            (Repeat::SameTokenExtended, 9000),
         ] {
             let qyapi = Qyapi::start().await;
             qyapi.on_repeat(repeat);

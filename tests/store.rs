@@ -17,10 +17,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest_middleware::ClientWithMiddleware;
 use reqwest_wecom::{
-    AccessToken, AccessTokenMiddleware, BoxError, Credentials, Error, Fetch, MokaStore, TokenKey,
-    TokenManager, TokenSource, TokenStore, async_trait,
+    AccessToken, AccessTokenMiddleware, BoxError, Error, FetchRequest, FetchedToken, MokaStore,
+    TokenKey, TokenManager, TokenSource, TokenStore, async_trait,
 };
-use support::{Qyapi, SECRET, app, with_tokens};
+use support::{Qyapi, SECRET, app, token, with_tokens};
 
 const TWO_HOURS: Duration = Duration::from_secs(7200);
 
@@ -66,13 +66,13 @@ impl Table {
     }
 
     async fn put_issued(&self, qyapi: &Qyapi) {
-        let token = AccessToken::new(qyapi.issue(SECRET), TWO_HOURS);
-        self.put(app().key(), &token).await.unwrap();
+        let token = token(qyapi.issue(SECRET), TWO_HOURS);
+        self.put(&qyapi.key(&app()), &token).await.unwrap();
     }
 
     fn value(&self) -> Option<String> {
         let rows = self.rows.lock().unwrap();
-        rows.get(app().key().as_str()).map(|row| row.0.clone())
+        rows.values().next().map(|row| row.0.clone())
     }
 }
 
@@ -122,45 +122,15 @@ impl TokenStore for Trouble {
     }
 }
 
-/// A store with a `get_or_fetch` of its own, which gives no other token than this one.
-struct Own(AccessToken);
-
-#[async_trait]
-impl TokenStore for Own {
-    async fn get(&self, _: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
-        Err("not to be called".into())
-    }
-
-    async fn put(&self, _: &TokenKey, _: &AccessToken) -> Result<(), BoxError> {
-        Err("not to be called".into())
-    }
-
-    async fn get_or_fetch(
-        &self,
-        _: &TokenKey,
-        _: Option<&AccessToken>,
-        _: &Fetch<'_>,
-    ) -> Result<AccessToken, Error> {
-        Ok(self.0.clone())
-    }
-}
-
-/// A source of numbered tokens, fetched half a second past the second.
+/// A source of numbered tokens.
 #[derive(Default)]
 struct Numbered(AtomicUsize);
 
 #[async_trait]
 impl TokenSource for Numbered {
-    async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
         let number = self.0.fetch_add(1, Relaxed);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let fetched_at =
-            UNIX_EPOCH + Duration::from_secs(now.as_secs()) - Duration::from_millis(500);
-        Ok(AccessToken::from_parts(
-            number.to_string(),
-            fetched_at,
-            fetched_at + TWO_HOURS,
-        ))
+        Ok(FetchedToken::new(number.to_string(), TWO_HOURS))
     }
 }
 
@@ -185,7 +155,7 @@ async fn a_store_of_ones_own_gets_the_token_that_is_sent() {
     let sent = token_sent(&qyapi, &with_tokens(http, middleware)).await;
     assert_eq!(sent, qyapi.current_token(SECRET));
     assert_eq!(sent, table.value());
-    let token = table.get(app().key()).await.unwrap().unwrap();
+    let token = table.get(&qyapi.key(&app())).await.unwrap().unwrap();
     let lifetime = token.expires_at().duration_since(token.fetched_at());
     assert_eq!(lifetime.unwrap(), TWO_HOURS);
 }
@@ -217,7 +187,7 @@ async fn a_rejected_token_is_replaced_in_the_store() {
 }
 
 #[tokio::test]
-async fn a_token_that_another_process_has_renewed_costs_no_gettoken() {
+async fn a_token_that_another_process_has_refreshed_costs_no_gettoken() {
     let qyapi = Qyapi::start().await;
     let table = Table::with_issued(&qyapi).await;
     let client = wecom_with(&qyapi, table.clone());
@@ -258,9 +228,12 @@ async fn a_store_that_hangs_costs_no_token() {
         let manager = TokenManager::builder(source.clone()).store(trouble).build();
         let token = manager.token(&app()).await.unwrap();
         assert_eq!(token.expose_secret(), "0");
-        let renewed = manager.renew(&app(), &token).await.unwrap();
-        assert_eq!(renewed.expose_secret(), "1");
-        assert_eq!(manager.token(&app()).await.unwrap(), renewed);
+        let refreshed = manager
+            .refresh_rejected(&app(), token.expose_secret())
+            .await
+            .unwrap();
+        assert_eq!(refreshed.expose_secret(), "1");
+        assert_eq!(manager.token(&app()).await.unwrap(), refreshed);
         assert_eq!(source.0.load(Relaxed), 2, "{trouble:?}");
     }
 }
@@ -272,10 +245,10 @@ async fn what_a_store_gives_is_used_only_if_it_can_serve() {
     let rejected = qyapi.issue(SECRET);
     qyapi.revoke(SECRET);
     for (given, sendings) in [
-        (AccessToken::new(rejected, TWO_HOURS), 2),
+        (token(rejected, TWO_HOURS), 2),
         (AccessToken::from_parts("expired", now - TWO_HOURS, now), 1),
-        (AccessToken::new("", TWO_HOURS), 1),
-        (AccessToken::new("x".repeat(5000), TWO_HOURS), 1),
+        (token("", TWO_HOURS), 1),
+        (token("x".repeat(5000), TWO_HOURS), 1),
     ] {
         qyapi.forget_received();
         let client = wecom_with(&qyapi, Gives(given));
@@ -310,14 +283,17 @@ async fn managers_that_share_a_store_share_its_tokens() {
 }
 
 #[tokio::test]
-async fn a_store_can_be_given_in_an_arc_and_keeps_its_own_get_or_fetch() {
+async fn a_store_can_be_given_in_an_arc_or_a_box() {
     let qyapi = Qyapi::start().await;
-    let own = Arc::new(Own(AccessToken::new(qyapi.issue(SECRET), TWO_HOURS)));
-    let object: Arc<dyn TokenStore> = own.clone();
+    let gives = || Gives(token(qyapi.current_token(SECRET).unwrap(), TWO_HOURS));
+    qyapi.issue(SECRET);
+    let object: Arc<dyn TokenStore> = Arc::new(gives());
+    let boxed: Box<dyn TokenStore> = Box::new(gives());
     let clients = [
-        wecom_with(&qyapi, own),
+        wecom_with(&qyapi, Arc::new(gives())),
         wecom_with(&qyapi, object.clone()),
         wecom_with(&qyapi, Arc::new(object)),
+        wecom_with(&qyapi, boxed),
     ];
     for client in clients {
         assert_eq!(
@@ -325,7 +301,7 @@ async fn a_store_can_be_given_in_an_arc_and_keeps_its_own_get_or_fetch() {
             qyapi.current_token(SECRET)
         );
     }
-    assert_eq!((qyapi.count("user/get"), qyapi.gettoken_count()), (3, 0));
+    assert_eq!((qyapi.count("user/get"), qyapi.gettoken_count()), (4, 0));
 }
 
 #[tokio::test]
@@ -369,6 +345,33 @@ async fn a_rejected_token_is_not_given_out_again_when_the_store_has_cut_its_time
     let fetched = manager.token(&app()).await.unwrap();
     let stored = manager.token(&app()).await.unwrap();
     assert_eq!(stored.expose_secret(), fetched.expose_secret());
-    let renewed = manager.renew(&app(), &fetched).await.unwrap();
-    assert_ne!(renewed.expose_secret(), fetched.expose_secret());
+    let refreshed = manager
+        .refresh_rejected(&app(), fetched.expose_secret())
+        .await
+        .unwrap();
+    assert_ne!(refreshed.expose_secret(), fetched.expose_secret());
+}
+
+#[tokio::test]
+async fn two_base_urls_over_one_store_never_see_each_others_token() {
+    let (qyapi, other) = (Qyapi::start().await, Qyapi::start().await);
+    let behind = Qyapi::builder().prefix("/proxy/qyapi").start().await;
+    let store = MokaStore::new();
+    let servers = [&qyapi, &other, &behind];
+    for _ in 0..2 {
+        for server in servers {
+            let client = wecom_with(server, store.clone());
+            assert_eq!(
+                token_sent(server, &client).await,
+                server.current_token(SECRET)
+            );
+        }
+    }
+    for server in servers {
+        assert_eq!(server.gettoken_count(), 1, "the second time it is there");
+        assert_eq!(server.count("user/get"), 2);
+        let kept = store.get(&server.key(&app())).await.unwrap().unwrap();
+        let current = server.current_token(SECRET);
+        assert_eq!(Some(kept.expose_secret()), current.as_deref());
+    }
 }

@@ -382,7 +382,7 @@ mod sources {
     }
 
     #[tokio::test]
-    async fn one_that_breaks_during_the_renewal_leaves_the_first_answer() {
+    async fn one_that_breaks_during_the_refresh_leaves_the_first_answer() {
         let qyapi = Qyapi::start().await;
         for client in both_wecoms(&qyapi, 32 * MIB).await {
             qyapi.forget_received();
@@ -645,7 +645,7 @@ mod callers_who_go {
     }
 
     #[tokio::test]
-    async fn during_the_renewal_leave_it_to_the_others() {
+    async fn during_the_refresh_leave_it_to_the_others() {
         let qyapi = Qyapi::start().await;
         for client in both_wecoms(&qyapi, 32 * MIB).await {
             qyapi.forget_received();

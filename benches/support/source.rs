@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use reqwest_wecom::{AccessToken, Credentials, Error, TokenSource, async_trait};
+use reqwest_wecom::{Error, FetchRequest, FetchedToken, TokenSource, async_trait};
 
 pub const TOKEN: &str = "kV1wQ9y8w0d2k3Jm5nB7v4cX1zL6hG9fD2sA8pO0iU3yT5rE7wQ1mN4bV6cX9zL2kJ5hG8fD1sA3pO6iU9yT2rE4wQ7mN0bV";
 
@@ -15,7 +15,10 @@ impl Default for Fixed {
 
 #[async_trait]
 impl TokenSource for Fixed {
-    async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
-        Ok(AccessToken::new(self.0.as_str(), Duration::from_secs(7200)))
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
+        Ok(FetchedToken::new(
+            self.0.as_str(),
+            Duration::from_secs(7200),
+        ))
     }
 }

@@ -26,63 +26,59 @@ impl TokenManagerBuilder {
             source: Arc::new(source),
             store: None,
             settings: Settings {
-                early_renewal: Duration::from_secs(5 * 60),
+                refresh_ahead: Duration::from_secs(5 * 60),
                 local_copy: None,
                 limits: Limits::default(),
-                renewal_budget: 10,
+                refresh_budget: 10,
             },
             clock: Clock::default(),
         }
     }
 
-    /// Where tokens are kept. Default: a [`MokaStore`] of its own.
+    /// Where tokens are kept. Default: a new [`MokaStore`].
     pub fn store(mut self, store: impl TokenStore) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// How long before it expires a token is renewed in the background; at most a tenth of its lifetime. Default: 5 minutes. Zero: not
-    /// before it has expired.
-    pub fn early_renewal(mut self, before: Duration) -> Self {
-        self.settings.early_renewal = before;
+    /// How long before it expires a token is refreshed in the background. Default: 5 minutes, at most a tenth of the token's lifetime.
+    ///
+    /// Zero turns this off: the token is refreshed when it has expired.
+    pub fn refresh_ahead(mut self, before: Duration) -> Self {
+        self.settings.refresh_ahead = before;
         self
     }
 
-    /// How long a local copy may serve before the store is asked again whether another process has put a newer token there.
+    /// How long a local copy serves before the manager asks the store again, in case another process has put a newer token there.
     ///
-    /// Default: until it needs renewal. Zero: the store is asked for each request.
+    /// Default: until it needs a refresh. With zero, each request asks the store.
     pub fn local_copy(mut self, limit: Duration) -> Self {
         self.settings.local_copy = Some(limit);
         self
     }
 
-    /// How long one try of a fetch may take. Default: 5 s.
-    pub fn fetch_timeout(mut self, limit: Duration) -> Self {
-        self.settings.limits.one_try = limit;
-        self
-    }
-
-    /// How long all tries of a fetch may take together; at most an hour. Default: 8 s.
+    /// How long all tries of one fetch may take together. Default: 8 s, at most an hour. One try may take 5 s of it.
     pub fn fetch_limit(mut self, limit: Duration) -> Self {
-        self.settings.limits.all_tries = limit.min(LONGEST_FETCH);
+        self.settings.limits = Limits::of(limit.min(LONGEST_FETCH));
         self
     }
 
-    /// How many fetches for one key rejections by the API may cause in a row; one comes back every 10 s. Default: 10.
-    pub fn renewal_budget(mut self, fetches: u32) -> Self {
-        self.settings.renewal_budget = fetches;
+    /// How many fetches in a row rejections by the API may cause for one key. Default: 10. One is added every 10 s.
+    pub fn refresh_budget(mut self, fetches: u32) -> Self {
+        self.settings.refresh_budget = fetches;
         self
     }
 
-    /// The manager.
+    /// Builds the manager.
     pub fn build(self) -> TokenManager {
         TokenManager {
             shared: Arc::new(Shared {
+                slots: Slots::new(self.source.audience()),
+                fetches: self.source.fetches(),
                 source: self.source,
                 store: self.store.unwrap_or_else(|| Arc::new(MokaStore::new())),
                 settings: self.settings,
                 clock: self.clock,
-                slots: Slots::default(),
                 gate: Gate::new(),
                 store_health: StoreHealth::default(),
                 was_futile: Default::default(),

@@ -1,6 +1,9 @@
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::Extensions;
 use tokio::time::Instant;
 
 use crate::AccessToken;
@@ -12,11 +15,10 @@ const REFILL: Duration = Duration::from_secs(10);
 /// So many paths are kept in mind; the API has fewer.
 const MOST_PATHS: usize = 1024;
 
-/// Keeps an API that rejects every token from causing a flood of fetches, for one key.
+/// Decides whether a rejection is a reason to fetch, for one key, so that an API that rejects every token causes no flood.
 ///
-/// A renewal whose token is rejected too, on the same path, was futile: the next for that path is held back, twice as long
-/// each time. Other paths are not, so that a token that was really revoked is renewed on them at once. Above that, all
-/// rejections together have a budget of fetches.
+/// A refresh whose token was rejected too, on the same path, was futile. The next one for that path is held back, twice as long each time.
+/// Other paths are not, so a token that was really revoked is replaced at once. On top of that, all rejections together have a budget.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     futile: HashMap<Box<str>, Futile>,
@@ -41,14 +43,14 @@ struct Futile {
 }
 
 impl Guard {
-    /// Whether a renewal for this path is held back.
+    /// Whether a refresh for this path is held back.
     pub(super) fn holds_back(&self, path: &str, now: Instant) -> bool {
         self.futile
             .get(path)
             .is_some_and(|futile| now < futile.held_until)
     }
 
-    /// A renewed token was rejected too on this path. Tells for how long the next renewal is held back, if that is news.
+    /// The new token was rejected too on this path. Returns how long the next refresh is held back, if that is news.
     pub(super) fn futile(
         &mut self,
         path: &str,
@@ -96,7 +98,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Puts one back that was not needed.
+    /// Returns a fetch that was not needed.
     pub(super) fn give_back(&mut self) {
         self.whole_at = self.whole_at.and_then(|at| at.checked_sub(REFILL));
     }
@@ -108,12 +110,45 @@ impl Guard {
     }
 }
 
+/// Put on a request as an extension, this tells the manager what else a rejection is about, beside the path: a customer or an agent, for example.
+///
+/// The API may reject calls of one path for one customer only. Without a scope, such calls hold back the refreshes that others need on the same
+/// path. With a scope, path and scope together are held back. The text is logged with the path, so it must not be a secret.
+///
+/// ```
+/// # use reqwest_wecom::RejectionScope;
+/// # fn f(client: reqwest_middleware::ClientWithMiddleware) {
+/// client
+///     .get("https://qyapi.weixin.qq.com/cgi-bin/kf/customer/batchget")
+///     .with_extension(RejectionScope::new("customer 7"))
+/// # ;}
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RejectionScope(Arc<str>);
+
+impl RejectionScope {
+    /// The scope of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into().into())
+    }
+
+    /// The path of a request, with its scope if it has one.
+    pub(crate) fn joined<'a>(path: &'a str, extensions: &Extensions) -> Cow<'a, str> {
+        match extensions.get::<Self>() {
+            // A path has no spaces, so this is no other path.
+            Some(Self(name)) => format!("{path} {name}").into(),
+            None => path.into(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn token(value: &str) -> AccessToken {
-        AccessToken::new(value, Duration::from_secs(7200))
+        let now = std::time::SystemTime::now();
+        AccessToken::from_parts(value, now, now + Duration::from_secs(7200))
     }
 
     #[test]
@@ -140,7 +175,7 @@ mod tests {
     #[test]
     fn a_crowd_with_one_token_counts_once() {
         let (mut guard, now) = (Guard::default(), Instant::now());
-        let token = token("renewed");
+        let token = token("refreshed");
         assert!(guard.futile("bad", &token, now).is_some());
         assert!(guard.futile("bad", &token, now).is_none());
     }
@@ -163,7 +198,7 @@ mod tests {
     fn many_paths_are_not_kept_for_ever() {
         let (mut guard, mut now) = (Guard::default(), Instant::now());
         for n in 0..10 * MOST_PATHS {
-            guard.futile(&n.to_string(), &token("renewed"), now);
+            guard.futile(&n.to_string(), &token("refreshed"), now);
             now += FIRST_PAUSE;
         }
         assert!(guard.futile.len() <= MOST_PATHS);

@@ -1,32 +1,62 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::cool_down::CoolDown;
-use super::flight::{Flight, Trigger};
 use super::guard::Guard;
-use crate::AccessToken;
+use super::single_flight::{SingleFlight, Trigger};
+use super::throttle::Throttle;
+use crate::rejected::Rejected;
+use crate::{AccessToken, Credentials, TokenKey};
 
-/// So many tokens of one key that are of no use any more are kept in mind, in case the store gives one of them back.
-const MOST_SPENT: usize = 4;
+/// So many replaced tokens of one key are remembered, in case the store returns one of them.
+const MOST_REPLACED: usize = 4;
 
-/// A renewal has moved the expiry only if by more than this: the way of an answer differs from fetch to fetch.
+/// A refresh has moved the expiry only if by more than this: answers take more or less time from fetch to fetch.
 const SAME_EXPIRY: Duration = Duration::from_secs(10);
 
-/// After an early renewal that failed, the next is not tried before this.
-const EARLY_AGAIN: Duration = Duration::from_secs(1);
+/// After a refresh ahead that failed, the next one is not tried before this.
+const AHEAD_AGAIN: Duration = Duration::from_secs(1);
 
-/// What a manager keeps of one key.
-#[derive(Debug, Default)]
+/// What a manager keeps of one app.
+#[derive(Debug)]
 pub(super) struct Slot {
+    key: TokenKey,
     state: Mutex<State>,
     used: AtomicBool,
+    /// The first credentials that came with the secret. Others may name the same app without it.
+    with_secret: OnceLock<Credentials>,
 }
 
 impl Slot {
+    pub(super) fn new(key: TokenKey) -> Self {
+        Self {
+            key,
+            state: Mutex::default(),
+            used: AtomicBool::default(),
+            with_secret: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn key(&self) -> &TokenKey {
+        &self.key
+    }
+
+    /// Remembers the credentials if they have the secret.
+    pub(super) fn learn_secret(&self, credentials: &Credentials) {
+        if self.with_secret.get().is_none() && credentials.expose_secret().is_some() {
+            // If another caller was faster, it brought the same secret.
+            let _ = self.with_secret.set(credentials.clone());
+        }
+    }
+
+    /// The credentials to fetch with: with the secret if any caller has it, so that it does not matter who starts the refresh.
+    pub(super) fn credentials(&self, caller: &Credentials) -> Credentials {
+        self.with_secret.get().unwrap_or(caller).clone()
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -46,40 +76,33 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) local: Option<LocalCopy>,
-    pub(super) flight: Option<Flight>,
-    pub(super) cool_down: CoolDown,
+    pub(super) refresh: Option<SingleFlight>,
+    pub(super) throttle: Throttle,
     pub(super) guard: Guard,
-    /// Tokens that were rejected or replaced, the latest last.
-    pub(super) spent: VecDeque<AccessToken>,
+    /// The values that the API has rejected.
+    pub(super) rejected: Rejected,
+    /// The token that the API rejected last, until there is another one.
+    pub(super) to_replace: Option<AccessToken>,
+    /// Tokens that were replaced, the latest last.
+    pub(super) replaced: VecDeque<AccessToken>,
 }
 
 /// The token that the manager itself holds for a key.
 #[derive(Debug)]
 pub(super) struct LocalCopy {
     pub(super) token: AccessToken,
-    /// Whether it is just as it was fetched, and has not come from the store.
-    pub(super) is_fetched: bool,
-    /// From when on a request starts an early renewal.
-    pub(super) renew_at: SystemTime,
+    /// From when on a request starts a refresh ahead.
+    pub(super) refresh_at: SystemTime,
     /// When it was last known to be what the store holds.
     pub(super) checked_at: Instant,
 }
 
-impl LocalCopy {
-    /// Whether it is another token than the rejected one. The store may have cut the time of a fetch to whole seconds.
-    pub(super) fn betters(&self, rejected: &AccessToken) -> bool {
-        if self.is_fetched {
-            self.token != *rejected
-        } else {
-            !self.token.is_likely(rejected)
-        }
-    }
-}
-
 impl State {
-    /// The flight under way, if there is one that may yet land.
-    pub(super) fn flight(&self, now: Instant) -> Option<&Flight> {
-        self.flight.as_ref().filter(|flight| !flight.is_lost(now))
+    /// The refresh under way, if there is one that may still have an outcome.
+    pub(super) fn refresh(&self, now: Instant) -> Option<&SingleFlight> {
+        self.refresh
+            .as_ref()
+            .filter(|refresh| !refresh.is_lost(now))
     }
 
     /// The local copy, unless it has expired.
@@ -89,30 +112,47 @@ impl State {
             .filter(|local| now < local.token.expires_at())
     }
 
-    /// The local copy, if nothing is to be done about it yet.
+    /// The local copy, if there is nothing to do about it yet.
     pub(super) fn settled(&self, now: SystemTime) -> Option<&LocalCopy> {
         self.unexpired(now)
-            .filter(|local| now < local.renew_at && self.flight.is_none())
+            .filter(|local| now < local.refresh_at && self.refresh.is_none())
     }
 
-    pub(super) fn is_spent(&self, token: &AccessToken) -> bool {
-        self.spent.contains(token)
+    /// The local copy, if it is better than the rejected token: another value, or known to be fetched after the rejection.
+    pub(super) fn better_than(
+        &self,
+        rejected: &AccessToken,
+        now: SystemTime,
+    ) -> Option<&AccessToken> {
+        let local = &self.unexpired(now)?.token;
+        let is_other = local.expose_secret() != rejected.expose_secret()
+            || (local != rejected && self.rejected.covers(rejected));
+        (is_other && !self.rejected.covers(local)).then_some(local)
     }
 
-    pub(super) fn note_spent(&mut self, token: &AccessToken) {
-        self.spent.retain(|other| other != token);
-        self.spent.push_back(token.clone());
-        if self.spent.len() > MOST_SPENT {
-            self.spent.pop_front();
+    /// The local copy or the last rejected token if it has the same value, with the times that are known of it.
+    pub(super) fn known(&self, reported: AccessToken) -> AccessToken {
+        let local = self.local.as_ref().map(|local| &local.token);
+        let is_same = |token: &&AccessToken| token.expose_secret() == reported.expose_secret();
+        let known = local.into_iter().chain(&self.to_replace).find(is_same);
+        known.cloned().unwrap_or(reported)
+    }
+
+    /// The API has rejected this token, which is to be replaced now.
+    pub(super) fn note_rejected(&mut self, rejected: &AccessToken, now: SystemTime) {
+        // A late rejection of a token that is known to be rejected says nothing of tokens that were fetched since.
+        if !self.rejected.covers(rejected) {
+            self.rejected.note(rejected, now);
         }
+        self.to_replace = Some(rejected.clone());
     }
 
-    /// From when on this token, which a renewal has brought, is to be renewed early.
-    pub(super) fn renew_at(
+    /// From when on this token, which a refresh has brought, is to be refreshed ahead.
+    pub(super) fn refresh_at(
         &self,
         token: &AccessToken,
         trigger: Trigger,
-        early_renewal: Duration,
+        refresh_ahead: Duration,
     ) -> SystemTime {
         match &self.local {
             Some(local)
@@ -121,32 +161,33 @@ impl State {
             {
                 token.expires_at()
             }
-            _ => token.expires_at() - early_renewal.min(token.lifetime() / 10),
+            _ => token.expires_at() - refresh_ahead.min(token.lifetime() / 10),
         }
     }
 
     pub(super) fn replace_local(&mut self, local: LocalCopy) {
+        let token = local.token.clone();
+        self.to_replace = None;
+        self.replaced.retain(|other| *other != token);
         if let Some(replaced) = self.local.replace(local) {
-            self.note_spent(&replaced.token);
+            self.replaced.push_back(replaced.token);
+            if self.replaced.len() > MOST_REPLACED {
+                self.replaced.pop_front();
+            }
         }
     }
 
-    /// A renewal has failed: a token in hand that was rejected is not used again, and any other is not renewed early at once.
-    pub(super) fn not_renewed(&mut self, now: SystemTime) {
-        if self
-            .local
-            .as_ref()
-            .is_some_and(|local| self.is_spent(&local.token))
-        {
-            self.local = None;
-        }
+    /// A refresh has failed. A local copy with a rejected value is not used again, and any other is not refreshed ahead at once.
+    pub(super) fn not_refreshed(&mut self, now: SystemTime) {
+        self.local
+            .take_if(|local| self.rejected.covers(&local.token));
         if let Some(local) = &mut self.local {
-            local.renew_at = local.renew_at.max(now + EARLY_AGAIN);
+            local.refresh_at = local.refresh_at.max(now + AHEAD_AGAIN);
         }
     }
 
     /// Whether nothing would be lost with it that limits fetches.
     pub(super) fn is_at_rest(&self, now: Instant) -> bool {
-        self.flight(now).is_none() && self.cool_down.is_over(now) && self.guard.is_at_rest(now)
+        self.refresh(now).is_none() && self.throttle.is_over(now) && self.guard.is_at_rest(now)
     }
 }

@@ -5,53 +5,66 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::slot::Slot;
-use crate::TokenKey;
+use crate::{Audience, Credentials, TokenKey};
 
-/// Keys that were not used in this time are let go.
+/// Slots that were not used in this time are dropped.
 const IDLE: Duration = Duration::from_secs(5 * 60);
 
-/// The slots of all keys that are in use.
+/// The slots of all apps that are in use.
 ///
-/// When a new key comes and it has been so long, the slots that were not used since the last time are let go. One that is being used,
-/// under flight or in cool-down stays.
-#[derive(Debug, Default)]
-pub(super) struct Slots(RwLock<Table>);
+/// When a new app appears and enough time has passed, the slots that were not used since the last time are dropped. A slot in use, with a
+/// refresh under way or in a cooldown stays.
+#[derive(Debug)]
+pub(super) struct Slots {
+    audience: Audience,
+    table: RwLock<Table>,
+}
 
 #[derive(Debug)]
 struct Table {
-    slots: HashMap<TokenKey, Arc<Slot>>,
+    /// By [`Credentials::name`]: the audience is the same for all.
+    slots: HashMap<Arc<str>, Arc<Slot>>,
     tidied_at: Instant,
 }
 
-impl Default for Table {
-    fn default() -> Self {
+impl Slots {
+    /// No slots yet, for tokens of this audience.
+    pub(super) fn new(audience: Audience) -> Self {
         Self {
-            slots: HashMap::new(),
-            tidied_at: Instant::now(),
+            audience,
+            table: RwLock::new(Table {
+                slots: HashMap::new(),
+                tidied_at: Instant::now(),
+            }),
         }
     }
-}
 
-impl Slots {
-    pub(super) fn of(&self, key: &TokenKey) -> Arc<Slot> {
-        let known = self.find(key);
+    pub(super) fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
+    pub(super) fn of(&self, credentials: &Credentials) -> Arc<Slot> {
+        let known = self.find(credentials);
         let slot = known.unwrap_or_else(|| {
-            let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
             table.tidy(Instant::now());
-            table.slots.entry(key.clone()).or_default().clone()
+            let new = || Arc::new(Slot::new(TokenKey::new(&self.audience, credentials)));
+            let name = credentials.name().clone();
+            table.slots.entry(name).or_insert_with(new).clone()
         });
         slot.mark_used();
+        slot.learn_secret(credentials);
         slot
     }
 
-    pub(super) fn find(&self, key: &TokenKey) -> Option<Arc<Slot>> {
-        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        table.slots.get(key).cloned()
+    pub(super) fn find(&self, credentials: &Credentials) -> Option<Arc<Slot>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.slots.get(credentials.name()).cloned()
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.read().unwrap().slots.len()
+        self.table.read().unwrap().slots.len()
     }
 }
 

@@ -1,12 +1,14 @@
 //! What the manager promises, tested without network and without waiting: time is moved by hand.
 
-mod early_renewal;
+mod credentials;
 mod events;
-mod failures;
-mod flights;
 mod model;
+mod refresh_ahead;
 mod rejections;
+mod single_flight;
+mod sources;
 mod stores;
 mod tenants;
+mod throttle;
 mod time;
 mod world;

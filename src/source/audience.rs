@@ -2,15 +2,16 @@ use reqwest::Url;
 
 const QYAPI: &str = "https://qyapi.weixin.qq.com/";
 
-/// What a source's tokens are for: the API below one base URL. The default is `https://qyapi.weixin.qq.com/`.
+/// What a source's tokens are for: the API below one base URL. Default: `https://qyapi.weixin.qq.com/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audience {
     base_url: Url,
 }
 
 impl Audience {
-    /// The API below this base URL: scheme, host, port, and what stands in the path before `/cgi-bin/`, with or without a
-    /// slash at the end. A query, a fragment, a user name and a password are dropped.
+    /// The API below this base URL: scheme, host, port, and the path before `/cgi-bin/`, with or without a slash at the end.
+    ///
+    /// A query, a fragment, a user name and a password are removed. Requests with the scheme `http` get no token unless the base URL says `http`.
     ///
     /// ```
     /// # use reqwest_wecom::Audience;

@@ -6,18 +6,18 @@ use tokio::time::Instant;
 
 use super::Hearsay;
 use crate::Error;
+use crate::redact::in_one_line;
 
-/// How many fetches may be in the air while nothing is known yet of the issuer's mood.
+/// How many fetches may be under way before the first one has succeeded.
 const FIRST: usize = 8;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// Lets the fetches of one source through, of all its keys, try by try.
 ///
-/// When the issuer says that it is called too often (45009), it means the caller's IP, so that a fetch for any other key would
-/// only make it worse: all are turned away for a while, and after that one at a time is let through as a probe. So that a
-/// crowd of keys at a cold start is not in the air before the first 45009 comes back, the number of fetches at a time begins
-/// small and grows by one with each success.
+/// When the issuer answers that it is called too often (45009), it means the caller's IP address, so a fetch for any other key would
+/// make it worse. All fetches fail for a while, and then one at a time may try. The number of fetches at a time starts small and grows by
+/// one with each success, so that not all keys are fetched at a cold start before the first 45009 arrives.
 #[derive(Debug)]
 pub(crate) struct Gate {
     state: Mutex<State>,
@@ -26,7 +26,7 @@ pub(crate) struct Gate {
 
 #[derive(Debug)]
 struct State {
-    in_the_air: usize,
+    under_way: usize,
     at_most: usize,
     closed: Option<Closed>,
     /// How often it was closed.
@@ -44,7 +44,7 @@ impl Gate {
     pub(crate) fn new() -> Self {
         Self {
             state: Mutex::new(State {
-                in_the_air: 0,
+                under_way: 0,
                 at_most: FIRST,
                 closed: None,
                 closings: 0,
@@ -59,14 +59,14 @@ impl Gate {
             let room = self.room.notified();
             {
                 let mut state = self.lock();
-                let room = state.in_the_air < state.at_most;
+                let room = state.under_way < state.at_most;
                 if let Some(closed) = &state.closed
                     && (Instant::now() < closed.until || !room)
                 {
                     return Err(closed.by.clone());
                 }
                 if room {
-                    state.in_the_air += 1;
+                    state.under_way += 1;
                     let closings = state.closings;
                     return Ok(Pass {
                         gate: self,
@@ -80,7 +80,7 @@ impl Gate {
 
     /// Closes it because another process was told that the issuer is called too often.
     pub(super) fn close_as_heard(&self, heard: &Hearsay) {
-        tracing::warn!(pause = ?heard.left, error = %heard.error, "fetches stopped");
+        tell_closed(heard.left, &heard.error);
         let closed = Closed {
             by: heard.error.clone(),
             until: Instant::now() + heard.left,
@@ -108,6 +108,16 @@ impl State {
     }
 }
 
+fn tell_closed(pause: Duration, error: &Error) {
+    let error = in_one_line(error);
+    tracing::warn!(
+        event = "rate_limited",
+        ?pause,
+        error,
+        "the source is called too often, no fetches for now"
+    );
+}
+
 /// The right to make one fetch, given back when dropped.
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
@@ -123,19 +133,19 @@ impl Pass<'_> {
             Ok(_) if self.closings < state.closings => {}
             Ok(_) => {
                 if state.closed.take().is_some() {
-                    tracing::info!("fetches go on");
+                    tracing::info!(event = "rate_limit_ended", "the source can be asked again");
                 }
                 state.at_most = state.at_most.saturating_add(1);
                 self.gate.room.notify_one();
             }
-            Err(error @ Error::Errcode { errcode: 45009, .. }) => {
+            Err(error) if error.errcode() == Some(45009) => {
                 let pause = match &state.closed {
                     Some(closed) if Instant::now() >= closed.until => closed.pause * 2,
                     Some(closed) => closed.pause,
                     None => SHORTEST_PAUSE,
                 }
                 .min(LONGEST_PAUSE);
-                tracing::warn!(?pause, %error, "fetches stopped");
+                tell_closed(pause, error);
                 let closed = Closed {
                     by: error.clone(),
                     until: Instant::now() + pause,
@@ -150,7 +160,7 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.gate.lock().in_the_air -= 1;
+        self.gate.lock().under_way -= 1;
         self.gate.room.notify_one();
     }
 }

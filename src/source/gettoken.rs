@@ -1,19 +1,19 @@
 use std::fmt::{self, Debug};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use reqwest::{Body, Method, Request, StatusCode, Url};
+use bytes::BytesMut;
+use reqwest::{Method, Request, Response, StatusCode, Url};
 use reqwest_middleware::ClientWithMiddleware;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{Audience, TokenSource};
+use super::{Audience, FetchRequest, TokenSource};
 use crate::errcode;
-use crate::redact::{self, OfALayer, redact};
+use crate::redact::{self, redact};
 use crate::token::MAX_LIFETIME;
-use crate::{AccessToken, BoxError, Credentials, Error};
+use crate::{Error, FetchedToken};
 
 /// The longest answer that is read, in bytes.
 const LONGEST_ANSWER: usize = 64 * 1024;
@@ -21,13 +21,12 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 /// How much of an errmsg is kept, in characters.
 const LONGEST_MESSAGE: usize = 300;
 
-/// Asks WeCom itself for tokens, with `GET {base URL}/cgi-bin/gettoken`
+/// Fetches tokens from WeCom, with `GET {base URL}/cgi-bin/gettoken`
 /// (<https://developer.work.weixin.qq.com/document/path/91039>).
 ///
-/// It needs [`Credentials`] with a secret. The lifetime of a token is counted from before the request was sent.
+/// It needs [`Credentials`](crate::Credentials) with a secret.
 ///
-/// A client with layers of its own can be given, but those are below this crate: what they log shows the secret, which
-/// travels in the URL.
+/// You can give it a client with layers. They see the secret, which travels in the URL, so what they log shows it.
 #[derive(Clone)]
 pub struct GetToken {
     http: ClientWithMiddleware,
@@ -37,7 +36,7 @@ pub struct GetToken {
 impl GetToken {
     /// Asks `https://qyapi.weixin.qq.com` through this client: a [`reqwest::Client`], or one with layers.
     ///
-    /// Build the client with `.referer(false)`: else a redirect to another host takes the secret along in a header.
+    /// Build the client with `.referer(false)`. Otherwise a redirect to another host sends the secret there in the header `Referer`.
     pub fn new(http: impl Into<ClientWithMiddleware>) -> Self {
         Self {
             http: http.into(),
@@ -45,8 +44,9 @@ impl GetToken {
         }
     }
 
-    /// Asks a private deployment or a gateway. The base URL holds what stands before `/cgi-bin/`. It decides for both: where
-    /// `gettoken` is asked, and which requests are given the token.
+    /// Asks a private deployment or a gateway. The base URL is everything before `/cgi-bin/`.
+    ///
+    /// It decides two things: where `gettoken` is called, and which requests get the token.
     ///
     /// ```
     /// # use reqwest_wecom::GetToken;
@@ -61,14 +61,14 @@ impl GetToken {
         self
     }
 
-    fn request(&self, corp_id: &str, secret: &str) -> Result<Request, Error> {
+    fn request(&self, id: &str, secret: &str) -> Result<Request, Error> {
         let mut url = self
             .audience
             .base_url()
             .join("cgi-bin/gettoken")
             .map_err(|error| Error::refused(format!("the base URL cannot be used: {error}")))?;
         url.query_pairs_mut()
-            .append_pair("corpid", corp_id)
+            .append_pair("corpid", id)
             .append_pair("corpsecret", secret);
         Ok(Request::new(Method::GET, url))
     }
@@ -76,30 +76,21 @@ impl GetToken {
 
 #[async_trait]
 impl TokenSource for GetToken {
-    async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
-        let corp_id = credentials.corp_id();
-        let secret = credentials.expose_secret().ok_or_else(|| Error::NoSecret {
-            corp_id: corp_id.to_owned(),
-        })?;
-        let request = self.request(corp_id, secret)?;
-        let fetched_at = SystemTime::now();
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
+        let credentials = request.credentials();
+        let id = credentials.id();
+        let secret = credentials
+            .expose_secret()
+            .ok_or_else(|| Error::no_secret(id))?;
+        let request = self.request(id, secret)?;
         let response = self
             .http
             .execute(request)
             .await
             .map_err(|error| not_sent(error, secret))?;
         let status = response.status();
-        let body = Limited::new(Body::from(response), LONGEST_ANSWER)
-            .collect()
-            .await
-            .map_err(not_read)?
-            .to_bytes();
-        let (value, lifetime) = read_answer(status, &body, secret)?;
-        Ok(AccessToken::from_parts(
-            value,
-            fetched_at,
-            fetched_at + lifetime,
-        ))
+        let body = read(response, secret).await?;
+        read_answer(status, &body, secret)
     }
 
     fn audience(&self) -> Audience {
@@ -130,30 +121,26 @@ fn wiped_when_dropped<'de, D: Deserializer<'de>>(
     Ok(value.map(SecretString::from))
 }
 
-/// What is wrong with an answer of `gettoken`. The body is never quoted, since it may hold a token.
+/// What is wrong with an answer of `gettoken`. The body is never quoted, since it may contain a token.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     #[error("gettoken answered HTTP {0}")]
     Status(StatusCode),
-    #[error("gettoken answered {0} bytes that are not the JSON it should: is the base URL right?")]
+    #[error("gettoken answered {0} bytes that are not the expected JSON: check the base URL")]
     NotJson(usize),
-    #[error("gettoken answered more than {LONGEST_ANSWER} bytes: is the base URL right?")]
+    #[error("gettoken answered more than {LONGEST_ANSWER} bytes: check the base URL")]
     TooLong,
     #[error("gettoken answered without an access_token")]
     NoToken,
     #[error("gettoken answered an empty access_token")]
     EmptyToken,
-    #[error("gettoken answered without an expires_in, or with one that is no whole number")]
+    #[error("gettoken answered no expires_in, or one that is not a whole number")]
     NoLifetime,
-    #[error("gettoken answered expires_in {0}, which is no believable lifetime in seconds")]
+    #[error("gettoken answered expires_in {0}, which is not a plausible lifetime in seconds")]
     Lifetime(i128),
 }
 
-fn read_answer(
-    status: StatusCode,
-    body: &[u8],
-    secret: &str,
-) -> Result<(SecretString, Duration), Error> {
+fn read_answer(status: StatusCode, body: &[u8], secret: &str) -> Result<FetchedToken, Error> {
     if status.is_server_error() {
         return Err(Error::transient(Unusable::Status(status)));
     }
@@ -169,10 +156,8 @@ fn read_answer(
             let secrets = [Some(secret), token.map(ExposeSecret::expose_secret)];
             let errmsg = answer.errmsg.as_ref().and_then(Value::as_str);
             let errmsg = redact(errmsg.unwrap_or_default(), secrets.into_iter().flatten());
-            return Err(Error::Errcode {
-                errcode,
-                errmsg: errmsg.chars().take(LONGEST_MESSAGE).collect(),
-            });
+            let errmsg: String = errmsg.chars().take(LONGEST_MESSAGE).collect();
+            return Err(Error::api(errcode, errmsg));
         }
     }
     let value = match answer.access_token {
@@ -187,9 +172,10 @@ fn read_answer(
         .as_ref()
         .and_then(whole_number)
         .ok_or_else(|| Error::refused(Unusable::NoLifetime))?;
-    let lifetime = u64::try_from(seconds).map(Duration::from_secs);
-    match lifetime {
-        Ok(lifetime) if !lifetime.is_zero() && lifetime <= MAX_LIFETIME => Ok((value, lifetime)),
+    match u64::try_from(seconds).map(Duration::from_secs) {
+        Ok(lifetime) if !lifetime.is_zero() && lifetime <= MAX_LIFETIME => {
+            Ok(FetchedToken::from_secret(value, lifetime))
+        }
         _ => Err(Error::refused(Unusable::Lifetime(seconds))),
     }
 }
@@ -202,34 +188,23 @@ fn whole_number(value: &Value) -> Option<i128> {
     }
 }
 
-fn not_read(error: BoxError) -> Error {
-    if error.is::<LengthLimitError>() {
-        Error::refused(Unusable::TooLong)
-    } else {
-        Error::transient(error)
+async fn read(mut response: Response, secret: &str) -> Result<BytesMut, Error> {
+    let mut body = BytesMut::new();
+    let failed = |error| Error::transient_without(secret, error);
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > LONGEST_ANSWER {
+            return Err(Error::refused(Unusable::TooLong));
+        }
+        body.extend_from_slice(&chunk);
     }
+    Ok(body)
 }
 
 fn not_sent(error: reqwest_middleware::Error, secret: &str) -> Error {
     let lasting = |error: &reqwest::Error| error.is_builder() || error.is_redirect();
-    match error {
-        reqwest_middleware::Error::Reqwest(mut error) => {
-            // A redirect may have put it where it outlives the query.
-            if let Some(url) = error.url_mut() {
-                redact::take_out(url, secret);
-            }
-            if lasting(&error) {
-                Error::refused(error)
-            } else {
-                Error::transient(error)
-            }
-        }
-        layered => {
-            let failure = OfALayer::new(&layered, secret);
-            match redact::request_error(&layered) {
-                Some(error) if lasting(error) => Error::refused(failure),
-                _ => Error::transient(failure),
-            }
-        }
+    if redact::request_error(&error).is_some_and(lasting) {
+        Error::refused_without(secret, error)
+    } else {
+        Error::transient_without(secret, error)
     }
 }

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use crate::Error;
+use crate::{Error, ErrorKind};
 
-/// How long a key is left in peace after a failed fetch, if that many failed in a row before it.
+/// How long the cooldown of a key lasts after a failed fetch, if that many failed in a row before it.
 pub(crate) fn pause_after(error: &Error, failures: u32) -> Option<Duration> {
     let (first, longest) = pauses(error)?;
     Some(first.saturating_mul(1 << failures.min(16)).min(longest))
@@ -18,11 +18,13 @@ pub(crate) fn failures_behind(error: &Error, pause: Duration) -> u32 {
 /// The first and the longest pause after such a failure.
 fn pauses(error: &Error) -> Option<(Duration, Duration)> {
     let secs = Duration::from_secs;
-    match error {
-        error if error.is_transient() => Some((secs(1), secs(30))),
-        // The whole source is closed then, by its gate.
-        Error::Errcode { errcode: 45009, .. } => None,
-        Error::Refused(_) | Error::Errcode { .. } => Some((secs(10), secs(600))),
+    if error.is_transient() {
+        return Some((secs(1), secs(30)));
+    }
+    match error.kind() {
+        // Its gate stops all fetches of the source.
+        ErrorKind::Api if error.errcode() == Some(45009) => None,
+        ErrorKind::Api | ErrorKind::Refused => Some((secs(10), secs(600))),
         _ => None,
     }
 }

@@ -1,11 +1,12 @@
 use async_trait::async_trait;
 
-use super::{Audience, TokenSource};
-use crate::{AccessToken, Credentials, Error};
+use super::{Audience, FetchRequest, TokenSource};
+use crate::{Error, FetchedToken, TokenKey};
 
-/// A source that never fetches: for programs that may only use what the store holds, because another one fetches for all.
+/// A source that never fetches: for programs that only use the tokens that another program puts into a shared store.
 ///
-/// While the store holds no token that can serve, requests fail with [`Error::NotReady`]; each one asks the store again.
+/// While the store has no token that can serve, requests fail with an error of the kind [`NotReady`](crate::ErrorKind::NotReady). Each
+/// request asks the store again.
 ///
 /// ```
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, MokaStore, StoreOnly, TokenManager};
@@ -22,7 +23,7 @@ pub struct StoreOnly {
 }
 
 impl StoreOnly {
-    /// For tokens of another deployment than `qyapi.weixin.qq.com`.
+    /// For the tokens of another deployment than `qyapi.weixin.qq.com`.
     pub fn new(audience: Audience) -> Self {
         Self { audience }
     }
@@ -30,14 +31,18 @@ impl StoreOnly {
 
 #[async_trait]
 impl TokenSource for StoreOnly {
-    async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
-        let key = credentials.key();
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
+        let key = TokenKey::new(&self.audience, request.credentials());
         Err(Error::not_ready(format!(
-            "the store holds no usable token under {key}, and this program does not fetch any"
+            "the store has no usable token under {key}, and this program does not fetch any: check that the program that does is running"
         )))
     }
 
     fn audience(&self) -> Audience {
         self.audience.clone()
+    }
+
+    fn fetches(&self) -> bool {
+        false
     }
 }

@@ -7,9 +7,9 @@ use moka::sync::Cache;
 use super::TokenStore;
 use crate::{AccessToken, BoxError, TokenKey};
 
-/// Keeps tokens in the memory of this process, in a [`moka`] cache. It is the store of a manager that is given no other.
+/// Keeps tokens in the memory of this process, in a [`moka`] cache. This is the default store.
 ///
-/// Each token leaves when it expires. Clones share their content, so that several managers can use one store.
+/// Tokens are removed when they expire. Clones share their content, so several managers can use one store.
 #[derive(Clone, Debug)]
 pub struct MokaStore {
     tokens: Cache<TokenKey, AccessToken>,
@@ -77,43 +77,45 @@ impl Expiry<TokenKey, AccessToken> for UntilItExpires {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Credentials;
+    use crate::{Audience, Credentials};
+
+    fn key(app: &str) -> TokenKey {
+        TokenKey::new(&Audience::default(), &Credentials::new("corp", app))
+    }
+
+    fn token(value: &str, lifetime: Duration) -> AccessToken {
+        let now = SystemTime::now();
+        AccessToken::from_parts(value, now, now + lifetime)
+    }
 
     #[tokio::test]
     async fn keeps_the_newest_token_until_it_expires() {
         let store = MokaStore::new();
-        let (app, other) = (Credentials::new("corp", "a"), Credentials::new("corp", "b"));
+        let (app, other) = (key("a"), key("b"));
         let hour = Duration::from_secs(3600);
-        assert_eq!(store.get(app.key()).await.unwrap(), None);
+        assert_eq!(store.get(&app).await.unwrap(), None);
 
-        store
-            .put(app.key(), &AccessToken::new("first", hour))
-            .await
-            .unwrap();
-        let newest = AccessToken::new("second", hour);
-        store.put(app.key(), &newest).await.unwrap();
-        assert_eq!(store.clone().get(app.key()).await.unwrap(), Some(newest));
-        assert_eq!(store.get(other.key()).await.unwrap(), None);
+        store.put(&app, &token("first", hour)).await.unwrap();
+        let newest = token("second", hour);
+        store.put(&app, &newest).await.unwrap();
+        assert_eq!(store.clone().get(&app).await.unwrap(), Some(newest));
+        assert_eq!(store.get(&other).await.unwrap(), None);
 
-        store
-            .put(app.key(), &AccessToken::new("dead", Duration::ZERO))
-            .await
-            .unwrap();
-        assert_eq!(store.get(app.key()).await.unwrap(), None);
+        let expired = token("expired", Duration::ZERO);
+        store.put(&app, &expired).await.unwrap();
+        assert_eq!(store.get(&app).await.unwrap(), None);
     }
 
     #[tokio::test]
     async fn a_crowd_of_keys_loses_none() {
         let store = MokaStore::new();
-        let apps: Vec<_> = (0..10_000)
-            .map(|n| Credentials::new("corp", n.to_string()))
-            .collect();
-        let token = AccessToken::new("value", Duration::from_secs(3600));
+        let apps: Vec<_> = (0..10_000).map(|n| key(&n.to_string())).collect();
+        let token = token("value", Duration::from_secs(3600));
         for app in &apps {
-            store.put(app.key(), &token).await.unwrap();
+            store.put(app, &token).await.unwrap();
         }
         for app in &apps {
-            assert!(store.get(app.key()).await.unwrap().is_some());
+            assert!(store.get(app).await.unwrap().is_some());
         }
     }
 }

@@ -22,16 +22,16 @@ use self::scripts::{Keys, Reply, Seen, Text};
 use self::turn::Turn;
 use self::write_back::{Unwritten, WriteBack};
 use super::TokenStore;
-use crate::{AccessToken, BoxError, Error, Fetch, TokenKey};
+use crate::source::Fetch;
+use crate::{AccessToken, BoxError, Error, TokenKey};
 
-/// So many others may have put their tokens in the place of ours before it is given up: it is used all the same.
+/// How often a token is committed again because another process has put one there. After that it is used without being kept.
 const MOST_COMMITS: usize = 4;
 
-/// Keeps tokens in Redis, so that many processes share them: one fetches, the others wait for it and use what it got.
+/// Keeps tokens in Redis, so that many processes share them. Needs the feature `redis`.
 ///
-/// A fleet makes one fetch for each token, however many processes ask at once. A fetch that failed counts for all as well: none makes
-/// another until the cool-down of the one that failed is over, even after [`TokenManager::forget`](crate::TokenManager::forget). Needs
-/// the feature `redis`.
+/// A fleet makes one fetch for each token, however many processes ask at once. A failed fetch counts for all too: no process fetches again
+/// until the cooldown is over.
 ///
 /// ```no_run
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, RedisStore};
@@ -43,43 +43,43 @@ const MOST_COMMITS: usize = 4;
 /// # }
 /// ```
 ///
-/// Clones share everything. A store is made before or outside of a runtime as well as within one, and may be used from several: a connection
-/// is made on first use, and made anew when it is lost.
+/// Clones share everything. You can create a store inside or outside a runtime, and use it from several runtimes. It connects on first use,
+/// and again when the connection is lost.
 ///
-/// # When Redis is in trouble
+/// # When Redis is down
 ///
-/// No request fails for it. Tokens in hand go on serving, and only where one is needed is Redis asked at all: it is tried again for twice
-/// the [operation limit](RedisStoreBuilder::operation_limit), then the token is fetched without it, and written when Redis is back. Each process
-/// is on its own meanwhile. A warning, `token store fails`, tells what is wrong.
+/// No request fails because of it. Local copies are still used, and Redis is asked only if a token is needed. Then the store tries for
+/// twice the [operation limit](RedisStoreBuilder::operation_limit). After that the manager fetches the token without Redis, and the store writes it when
+/// Redis is back. Until then, each process fetches its own token. The event `store_failed` says what is wrong.
 ///
-/// A process that dies while it fetches is waited for no longer than the [lock time](RedisStoreBuilder::lock_time). One that was stopped for
-/// longer and goes on does not put its token in the place of a newer one.
+/// If a process dies while it fetches, the others wait for the [lease time](RedisStoreBuilder::lease_time) at most. If a process is stopped for longer
+/// than that, it does not overwrite a newer token.
 ///
 /// # Cluster, Sentinel, TLS
 ///
-/// With the feature `redis-cluster` a store can be [built](Self::builder) from a `ClusterClient` or a `ClusterConnection`, with
-/// `redis-sentinel` from a `SentinelClient`; see [`RedisConnection`]. URLs with `rediss://` need the feature `redis-rustls`, or
-/// `redis-rustls-webpki-roots` for the root certificates of Mozilla in place of the system's. Other TLS features of [`redis`] work too where the program
-/// enables them on its own dependency. `rustls` wants a crypto provider: see its docs.
+/// With the feature `redis-cluster` you can [build](Self::builder) a store from a `ClusterClient` or a `ClusterConnection`, and with
+/// `redis-sentinel` from a `SentinelClient`: see [`RedisConnection`]. URLs with `rediss://` need the feature `redis-rustls`, or
+/// `redis-rustls-webpki-roots` for Mozilla's root certificates instead of the system's. You can also enable another TLS feature of [`redis`] on
+/// your own dependency. `rustls` needs a crypto provider: see its docs.
 ///
-/// The crate [`redis`] is part of this interface, and re-exported as `reqwest_wecom::redis`. A new major version of it comes with a new version
-/// of this crate that counts as breaking.
+/// The crate [`redis`] is part of this interface, and re-exported as `reqwest_wecom::redis`. A new major version of it comes with a breaking
+/// version of this crate.
 ///
-/// # What is kept
+/// # Keys and values
 ///
-/// This layout is stable, and other programs may rely on it. `{` and `}` are part of the key, so that a cluster keeps the three together.
+/// This layout is stable, so other programs can rely on it. `{` and `}` are part of the key, so that a cluster keeps all three on one node.
 ///
 /// | key | value | expires |
 /// | --- | --- | --- |
 /// | `wecom:{KEY}` | the token, as JSON: `{"value":"…","fetched_at":1700000000000,"expires_at":1700007200000}` | with the token |
-/// | `wecom:{KEY}:lock` | who fetches, for as long as it does | after the lock time |
-/// | `wecom:{KEY}:failure` | the last fetch, if it failed: `{"kind":{"errcode":40001},"message":"…","pause":10000}`; `kind` is else `"refused"` or `"transient"` | with the cool-down |
+/// | `wecom:{KEY}:lease` | the process that is fetching | after the lease time |
+/// | `wecom:{KEY}:failure` | the last fetch, if it failed: `{"kind":{"errcode":40001},"message":"…","pause":10000}`; otherwise `kind` is `"refused"` or `"transient"` | with the cooldown |
 ///
-/// `KEY` is the [`TokenKey`]: `access_token:{corp id}:{first 32 hex digits of the SHA-256 of the app's secret}`. Times are in milliseconds, since the Unix
-/// epoch by the clock of the machine that fetched. For the time that a token has left, ask Redis for `PTTL`, so that clocks need not agree. A key
-/// that never expires is taken for none.
+/// `KEY` is the [`TokenKey`], such as `access_token:{corp id}:{first 32 hex digits of the SHA-256 of the app's secret}`. Times are in milliseconds since the
+/// Unix epoch, by the clock of the machine that fetched. To get the time that a token has left, ask Redis for `PTTL`. That way clocks need
+/// not agree. A key without an expiry is ignored.
 ///
-/// A program in another language that only uses tokens does this, in Python, and waits a little where there is none:
+/// A program in another language that only uses tokens does this (in Python), and tries again a little later if there is none:
 ///
 /// ```python
 /// app = hashlib.sha256(secret.encode()).hexdigest()[:32]
@@ -87,41 +87,40 @@ const MOST_COMMITS: usize = 4;
 /// token = json.loads(kept)["value"] if kept else None
 /// ```
 ///
-/// It works with Redis from version 6.2 on. Anyone who can read these keys can act as the app. An ACL user needs no more than this; a database other than 0 takes `+select` as well, a cluster
-/// `+cluster|slots +ping` (and `+readonly` where replicas are read), and Sentinel `+role`:
+/// The store works with Redis 6.2 and later. Anyone who can read these keys can act as the app. An ACL user needs only these rights, and
+/// `+select` for a database other than 0, `+cluster|slots +ping` for a cluster (and `+readonly` to read replicas), and `+role` for Sentinel:
 ///
 /// ```text
 /// ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl
 /// ```
 ///
-/// A program with [`StoreOnly`](crate::StoreOnly), which lets others fetch, can do without `+set` and `+del`; where there is no token, its log
-/// says that it may not take the lock.
+/// A program with [`StoreOnly`](crate::StoreOnly) takes no lease, so it needs neither `+set` nor `+del`.
 #[derive(Clone)]
 pub struct RedisStore(Arc<Shared>);
 
 struct Shared {
     link: Link,
     key_prefix: String,
-    lock_time: Duration,
+    lease_time: Duration,
     write_back: WriteBack,
 }
 
 impl RedisStore {
-    /// Keeps tokens in the server at this URL: `redis://user:password@host:port/database`. Nothing is sent before the first use.
+    /// Keeps tokens in the server at this URL: `redis://user:password@host:port/database`. It connects on first use.
     ///
     /// # Errors
     ///
-    /// The URL cannot be used. The error does not show it.
+    /// The URL is not valid. The error does not show it.
     pub fn connect(url: impl IntoConnectionInfo) -> RedisResult<Self> {
         Ok(Self::new(Client::open(url)?))
     }
 
-    /// Keeps tokens in the Redis that this connection or client leads to.
+    /// Keeps tokens in the Redis of this connection or client.
     pub fn new(connection: impl Into<RedisConnection>) -> Self {
         Self::builder(connection).build()
     }
 
-    /// Builds one with other settings than the defaults.
+    /// Builds a store with other settings than the defaults.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -146,25 +145,25 @@ impl RedisStore {
         key: &TokenKey,
         owner: String,
         seen: Seen,
-        other_than: Option<&AccessToken>,
         fetch: &Fetch<'_>,
     ) -> Result<AccessToken, Error> {
         let keys = self.0.keys(key);
         let token = match fetch.run().await {
             Ok(token) => token,
+            Err(error) if !fetch.fetches() => return Err(error),
             Err(error) => {
                 let failed = shared_failure::write(&error, fetch);
                 return match self.0.fail(&keys, &owner, failed, &seen).await {
-                    Ok(Some(token)) if fetch.can_serve(&token, other_than) => Ok(token),
+                    Ok(Some(token)) if fetch.can_serve(&token) => Ok(token),
                     Ok(_) => Err(error),
                     Err(failure) => {
-                        fetch.store_fails(key, "fail", &failure.to_string());
+                        fetch.store_fails("fail", &failure.to_string());
                         Err(error)
                     }
                 };
             }
         };
-        let unwritten = Unwritten::new(token, owner, other_than, fetch);
+        let unwritten = Unwritten::new(token, owner, fetch);
         match self.0.commit(&keys, &unwritten, seen).await {
             Ok(committed) => {
                 self.0.write_back.remove(key);
@@ -176,7 +175,7 @@ impl RedisStore {
                 }
             }
             Err(failure) => {
-                fetch.store_fails(key, "commit", &failure.to_string());
+                fetch.store_fails("commit", &failure.to_string());
                 let token = unwritten.token.clone();
                 WriteBack::add(&self.0, key, unwritten);
                 Ok(token)
@@ -204,22 +203,17 @@ impl TokenStore for RedisStore {
         Ok(())
     }
 
-    async fn get_or_fetch(
-        &self,
-        key: &TokenKey,
-        other_than: Option<&AccessToken>,
-        fetch: &Fetch<'_>,
-    ) -> Result<AccessToken, Error> {
-        WriteBack::go_on(&self.0, key, other_than);
+    async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
+        WriteBack::go_on(&self.0, key, fetch);
         let owner = turn::owner();
-        match self.0.turn(key, &owner, other_than, fetch).await {
+        match self.0.turn(key, &owner, fetch).await {
             Turn::Found(token) => Ok(token),
             Turn::Failed(heard) => Err(fetch.hear(heard)),
-            Turn::Ours(seen) => self.fetch(key, owner, seen, other_than, fetch).await,
+            Turn::Ours(seen) => self.fetch(key, owner, seen, fetch).await,
             Turn::Alone(failure) => {
-                fetch.store_fails(key, "get_or_fetch", &failure);
+                fetch.store_fails("get_or_fetch", &failure);
                 let token = fetch.run().await?;
-                let unwritten = Unwritten::new(token.clone(), owner, other_than, fetch);
+                let unwritten = Unwritten::new(token.clone(), owner, fetch);
                 WriteBack::add(&self.0, key, unwritten);
                 Ok(token)
             }
@@ -287,7 +281,7 @@ enum Committed {
     Kept,
     /// This one is there, and can serve as well.
     Another(AccessToken),
-    /// Another process has the lock, and its token will be newer.
+    /// Another process has the lease, and its token will be newer.
     AnotherFetches,
     GivenUp,
 }
@@ -296,7 +290,7 @@ impl Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
             .field("key_prefix", &self.0.key_prefix)
-            .field("lock_time", &self.0.lock_time)
+            .field("lease_time", &self.0.lease_time)
             .field("operation_limit", &self.0.link.limit())
             .finish_non_exhaustive()
     }

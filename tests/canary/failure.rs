@@ -18,17 +18,17 @@ pub(crate) enum Stage {
     /// It is being sent for the first time.
     FirstTry,
     /// Its token was rejected, and another is being fetched.
-    Renewal,
+    Refresh,
     /// It is being sent with the new token.
     Replay,
 }
 
 impl Stage {
-    pub(crate) const ALL: [Self; 4] = [Self::Fetch, Self::FirstTry, Self::Renewal, Self::Replay];
+    pub(crate) const ALL: [Self; 4] = [Self::Fetch, Self::FirstTry, Self::Refresh, Self::Replay];
 
     /// Whether it is `gettoken` that fails, and not the API.
     pub(crate) fn is_of_gettoken(self) -> bool {
-        matches!(self, Self::Fetch | Self::Renewal)
+        matches!(self, Self::Fetch | Self::Refresh)
     }
 }
 

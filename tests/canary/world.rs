@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::Extensions;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -13,8 +13,8 @@ use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
 use reqwest_tracing::{SpanBackendWithUrl, TracingMiddleware};
 use reqwest_wecom::{
-    AccessToken, AccessTokenMiddleware, BoxError, Credentials, Error, Fetch, GetToken, MokaStore,
-    TokenKey, TokenManager, TokenSource, TokenStore, async_trait,
+    AccessToken, AccessTokenMiddleware, BoxError, Credentials, Error, FetchRequest, FetchedToken,
+    GetToken, Kept, MokaStore, TokenKey, TokenManager, TokenSource, TokenStore, async_trait,
 };
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -30,7 +30,17 @@ use super::failure::{Failure, Stage};
 use super::search::Places;
 use super::support::{Answer, HOST, Qyapi};
 
-/// A secret and two tokens: that of the first fetch, and that of a renewal.
+/// No part of the chain repeats what another part says.
+fn assert_no_text_twice(error: &(dyn std::error::Error + 'static)) {
+    let chain = std::iter::successors(Some(error), |&error| error.source());
+    let texts: Vec<_> = chain.map(ToString::to_string).collect();
+    for (n, text) in texts.iter().enumerate() {
+        let mut others = texts[..n].iter().chain(&texts[n + 1..]);
+        assert!(others.all(|other| !other.contains(text)), "{texts:#?}");
+    }
+}
+
+/// A secret and two tokens: that of the first fetch, and that of a refresh.
 #[derive(Debug)]
 pub(crate) struct Canaries {
     pub(crate) secret: &'static str,
@@ -69,7 +79,7 @@ impl Canaries {
     pub(crate) fn query(&self, stage: Stage) -> String {
         let [first, second] = self.tokens;
         let pair = match stage {
-            Stage::Fetch | Stage::Renewal => ("corpsecret", self.secret),
+            Stage::Fetch | Stage::Refresh => ("corpsecret", self.secret),
             Stage::FirstTry => ("access_token", first),
             Stage::Replay => ("access_token", second),
         };
@@ -216,11 +226,11 @@ struct Source {
 
 #[async_trait]
 impl TokenSource for Source {
-    async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
         if self.luck.holds() {
-            return self.gettoken.fetch(credentials).await;
+            return self.gettoken.fetch(request).await;
         }
-        let secret = credentials.expose_secret().unwrap();
+        let secret = request.credentials().expose_secret().unwrap();
         match self.failure {
             Failure::SourcePanics => resume_unwind(Box::new(format!("the secret is {secret}"))),
             Failure::SourceFails => {
@@ -229,7 +239,7 @@ impl TokenSource for Source {
                 let failure = self.careless.get(url).send().await.unwrap_err();
                 Err(Error::transient(failure))
             }
-            _ => self.gettoken.fetch(credentials).await,
+            _ => self.gettoken.fetch(request).await,
         }
     }
 
@@ -350,10 +360,7 @@ impl World {
             nobody,
         });
         // No limit of the manager's own, so that the failure of the last try is what comes out.
-        let manager = manager
-            .store(store.clone())
-            .fetch_timeout(LONGEST_FETCH)
-            .fetch_limit(LONGEST_FETCH);
+        let manager = manager.store(store.clone()).fetch_limit(LONGEST_FETCH);
         let store_fails = matches!(failure, Failure::StoreFails | Failure::StorePanics);
         let manager = if store_fails {
             manager.local_copy(Duration::ZERO) // so that it is asked at every stage
@@ -399,14 +406,18 @@ impl World {
             Ok(answer) => look_into_answer(places, answer).await,
             Err(error) => {
                 places.look_into("error of the request", &error);
-                if let Some(error) = Error::find(&error) {
-                    places.look_into("our error in it", error);
+                if let Some(ours) = Error::find(&error) {
+                    places.look_into("our error in it", ours);
+                    assert_no_text_twice(&error);
                 }
             }
         }
         match self.manager.token(&self.credentials).await {
             Ok(token) => places.look_at("token", &token),
-            Err(error) => places.look_into("error of the manager", &error),
+            Err(error) => {
+                places.look_into("error of the manager", &error);
+                assert_no_text_twice(&error);
+            }
         }
         self.look_at_values(places);
     }
@@ -421,7 +432,7 @@ impl World {
         }
         let rejections = match self.stage {
             Stage::Fetch | Stage::FirstTry => 0,
-            Stage::Renewal | Stage::Replay => 1,
+            Stage::Refresh | Stage::Replay => 1,
         };
         if rejections > 0 {
             self.qyapi.script("user/get", Answer::errcode(40014));
@@ -441,7 +452,7 @@ impl World {
         // The luck of connections covers those of `gettoken` too.
         let connections = match self.stage {
             Stage::Fetch | Stage::FirstTry => 0,
-            Stage::Renewal => 1,
+            Stage::Refresh => 1,
             Stage::Replay => 2,
         };
         self.luck.set(connections);
@@ -459,11 +470,20 @@ impl World {
             middleware,
             ..
         } = self;
-        places.look("key {}", &credentials.key().to_string());
-        places.look_at("key", credentials.key());
+        let key = manager.key(credentials);
+        places.look("key {}", key.as_str());
+        places.look_at("key", &key);
         places.look_at("credentials", credentials);
         places.look_at("source", source);
-        places.look_at("fetch", &Fetch::new(source, credentials));
+        let dead = AccessToken::from_parts(self.canaries.tokens[0], UNIX_EPOCH, UNIX_EPOCH);
+        let request = FetchRequest::new(credentials.clone()).with_rejected(dead);
+        places.look_at("request to the source", &request);
+        let fetched = FetchedToken::new(self.canaries.tokens[0], Duration::from_secs(1));
+        places.look_at("answer of the source", &fetched);
+        places.look_at(
+            "kept",
+            &Kept::new(self.canaries.tokens[0], Duration::from_secs(1)),
+        );
         places.look_at("audience", &source.audience());
         places.look_at("store", &self.store.kept);
         places.look_at("manager", manager);

@@ -12,8 +12,8 @@ use std::{
 use futures_util::future::join_all;
 use reqwest_middleware::ClientWithMiddleware;
 use reqwest_wecom::{
-    AccessToken, AccessTokenMiddleware, Audience, Credentials, Error, GetToken, RedisStore,
-    TokenManager, TokenSource, async_trait,
+    AccessTokenMiddleware, Audience, Credentials, Error, FetchRequest, FetchedToken, GetToken,
+    RedisStore, TokenManager, TokenSource, async_trait,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -43,7 +43,7 @@ pub struct Setup {
     pub redis: Vec<String>,
     pub kind: Kind,
     pub fetch_limit: Duration,
-    pub lock_time: Duration,
+    pub lease_time: Duration,
     /// Whether it stops itself when it has fetched a token, before the store learns of it.
     pub stops_after_fetch: bool,
     /// What `faketime` is to make of the clock: `+3h`.
@@ -66,7 +66,7 @@ impl Setup {
             redis: vec![redis.to_owned()],
             kind: Kind::Single,
             fetch_limit: Duration::from_secs(8),
-            lock_time: Duration::from_secs(10),
+            lease_time: Duration::from_secs(10),
             stops_after_fetch: false,
             clock: None,
         }
@@ -98,7 +98,7 @@ impl Setup {
             #[allow(unreachable_patterns, reason = "with all features none is left")]
             _ => panic!("the feature is not enabled"),
         };
-        builder.lock_time(self.lock_time).build()
+        builder.lease_time(self.lease_time).build()
     }
 
     fn manager(&self) -> TokenManager {
@@ -123,8 +123,8 @@ const SIGCONT: i32 = 18;
 
 #[async_trait]
 impl TokenSource for StopsAfterFetch {
-    async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
-        let fetched = self.0.fetch(credentials).await;
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
+        let fetched = self.0.fetch(request).await;
         let mut continued = unix::signal(SignalKind::from_raw(SIGCONT)).unwrap();
         signal("STOP", std::process::id());
         // The thread might run on for a while until another has taken the signal. And it is blocked, so that no time limit notices.

@@ -1,7 +1,12 @@
 //! The parts of the crate, put together for a stand-in.
 
+use std::time::{Duration, SystemTime};
+
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
-use reqwest_wecom::{AccessTokenMiddleware, Credentials, GetToken, TokenManager};
+use reqwest_wecom::{
+    AccessToken, AccessTokenMiddleware, Credentials, Error, ErrorKind, GetToken, StoreOnly,
+    TokenKey, TokenManager,
+};
 
 use super::{CORP, OTHER_SECRET, Qyapi, SECRET};
 
@@ -13,6 +18,30 @@ pub fn app() -> Credentials {
 /// The second app of [`CORP`].
 pub fn other_app() -> Credentials {
     Credentials::new(CORP, OTHER_SECRET)
+}
+
+/// The key under which a store keeps the token of an app of the public API.
+pub fn key(credentials: &Credentials) -> TokenKey {
+    let manager = TokenManager::builder(StoreOnly::default()).build();
+    manager.key(credentials)
+}
+
+/// A token that was fetched just now.
+pub fn token(value: impl Into<String>, lifetime: Duration) -> AccessToken {
+    let now = SystemTime::now();
+    AccessToken::from_parts(value, now, now + lifetime)
+}
+
+/// The text of an error and of each of its sources.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let sources = std::iter::successors(Some(error), |&error| error.source());
+    let texts: Vec<_> = sources.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+/// Whether an error of the crate is of this kind or has one of this kind among its sources.
+pub fn is_kind(error: &(dyn std::error::Error + 'static), kind: ErrorKind) -> bool {
+    Error::find(error).is_some_and(|error| error.kind() == kind)
 }
 
 /// A client with the middleware alone.
@@ -28,6 +57,11 @@ impl Qyapi {
     /// Its `gettoken`.
     pub fn source(&self) -> GetToken {
         GetToken::new(self.client()).base_url(self.base_url())
+    }
+
+    /// The key under which a store keeps the token of an app of this stand-in.
+    pub fn key(&self, credentials: &Credentials) -> TokenKey {
+        self.manager().key(credentials)
     }
 
     /// A manager of its tokens, with the default settings.

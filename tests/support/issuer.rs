@@ -27,7 +27,7 @@ pub enum Repeat {
     /// Gives the same token and tells what is left of its lifetime, in whole seconds.
     SameTokenShorter,
     /// Gives the same token and tells the lifetime that is set now.
-    SameTokenRenewed,
+    SameTokenExtended,
     /// Gives a new token; the old one stays good.
     NewTokenOldValid,
     /// Gives a new token; the old one is answered 40014.
@@ -102,7 +102,7 @@ impl Issuer {
                 Repeat::SameTokenShorter => {
                     Some(token.lifetime.saturating_sub(token.issued.elapsed()))
                 }
-                Repeat::SameTokenRenewed => Some(lifetime),
+                Repeat::SameTokenExtended => Some(lifetime),
                 Repeat::NewTokenOldValid | Repeat::NewTokenEndsOld => None,
             };
             if let Some(told) = told {

@@ -35,7 +35,7 @@ use tokio::{sync::watch, task::AbortHandle};
 pub use self::{
     answer::{Answer, Drip},
     body::{Ledger, MIB, noise, pieces, sha256, soon},
-    client::{app, other_app, with_tokens},
+    client::{app, chain, is_kind, key, other_app, token, with_tokens},
     gate::Gate,
     issuer::{CORP, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, Repeat, SECRET},
     offline::{URL, offline, offline_plain},

@@ -12,7 +12,8 @@ use http::Extensions;
 use reqwest::{Body, Request, Response, ResponseBuilderExt};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 use reqwest_wecom::{
-    AccessToken, AccessTokenMiddleware, Credentials, Error, TokenManager, TokenSource, async_trait,
+    AccessTokenMiddleware, Error, FetchRequest, FetchedToken, TokenManager, TokenSource,
+    async_trait,
 };
 
 use super::app;
@@ -55,10 +56,10 @@ struct Numbered(AtomicUsize);
 
 #[async_trait]
 impl TokenSource for Numbered {
-    async fn fetch(&self, _: &Credentials) -> Result<AccessToken, Error> {
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
         let number = self.0.fetch_add(1, Ordering::Relaxed);
         let lifetime = Duration::from_secs(7200);
-        Ok(AccessToken::new(format!("token-{number}"), lifetime))
+        Ok(FetchedToken::new(format!("token-{number}"), lifetime))
     }
 }
 

@@ -1,16 +1,19 @@
-//! What the log tells.
+//! What the events tell.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use reqwest::Body;
 use tokio::time::{advance, sleep};
 use tracing::Level;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::world::{Behaviour, LIFETIME, World, app, call};
-use crate::{AccessToken, BoxError, Credentials, Error, TokenKey, TokenStore};
+use super::world::{Behaviour, LIFETIME, World, app, call, errcode_of};
+use crate::{
+    AccessToken, AccessTokenMiddleware, BoxError, Credentials, Error, TokenKey, TokenStore,
+};
 
 /// All that is logged while it is there.
 #[derive(Clone, Default)]
@@ -30,13 +33,14 @@ impl Log {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 
-    /// The lines with this event since the last time.
-    fn take(&self, event: &str) -> Vec<String> {
+    /// The lines of this event.
+    fn lines(&self, event: &str) -> Vec<String> {
+        let field = format!("event=\"{event}\" ");
         let lines = self.text();
         lines
             .lines()
-            .filter(|line| line.contains(event))
-            .map(str::to_owned)
+            .map(|line| format!("{line} "))
+            .filter(|line| line.contains(&field))
             .collect()
     }
 }
@@ -95,14 +99,14 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
     let manager = world
         .builder()
         .store(store.clone())
-        .renewal_budget(3)
+        .refresh_budget(3)
         .build();
     let client = world.client(&manager);
-    let key = app().key().to_string();
+    let key = manager.key(&app()).to_string();
 
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
     *store.works.lock().unwrap() = true;
-    world.issuer.end(app().key(), 40014);
+    world.issuer.end(&app(), 40014);
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
     advance(LIFETIME - Duration::from_secs(200)).await;
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
@@ -122,45 +126,52 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
         assert_eq!(call(&client, &path).await.unwrap(), 40014);
     }
 
-    let blocked = Error::Errcode {
-        errcode: 45009,
-        errmsg: "blocked".to_owned(),
-    };
+    let blocked = Error::api(45009, "blocked");
     world.issuer.next(Behaviour::Fail(blocked));
     let other = Credentials::new("corp", "canary-secret-of-another");
     assert!(manager.token(&other).await.is_err());
     advance(Duration::from_secs(60)).await;
     assert!(manager.token(&other).await.is_ok());
 
-    let untouched =
-        client.get("https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=canary-secret");
-    let _ = untouched.timeout(Duration::ZERO).send().await;
-
-    for (event, fields, times) in [
-        ("DEBUG", "fetch started", 10),
-        ("INFO", "fetch done", 8),
-        ("WARN", "fetch failed", 2),
-        ("WARN", "cool-down entered", 1),
-        ("INFO", "cool-down left", 2),
-        ("WARN", "fetches stopped", 1),
-        ("INFO", "fetches go on", 1),
-        ("WARN", "renewal futile", 3),
-        ("WARN", "renewals held back", 1),
-        ("WARN", "token store fails", 1),
-        ("DEBUG", "token store still fails", 1),
-        ("INFO", "token store is back", 1),
-        ("DEBUG", "request left untouched", 1),
+    for url in [
+        "https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=canary-secret",
+        "http://qyapi.weixin.qq.com/cgi-bin/user/get?canary-secret",
+        "https://h.example/canary-secret?canary-secret",
+        "https://qyapi.weixin.qq.com:8443/cgi-bin/user/get",
     ] {
-        let lines = log.take(fields);
-        assert!(
-            lines.iter().all(|line| line.contains(event)),
-            "{fields}: {lines:#?}"
-        );
-        assert_eq!(lines.len(), times, "{fields}: {lines:#?}");
+        client.get(url).send().await.unwrap();
+    }
+
+    for (level, event, fields, times) in [
+        ("DEBUG", "fetch_started", "key", 10),
+        ("INFO", "fetch_succeeded", "key elapsed lifetime", 8),
+        ("WARN", "fetch_failed", "key elapsed error", 2),
+        ("WARN", "cooldown_started", "key pause error", 1),
+        ("INFO", "cooldown_ended", "key", 2),
+        ("WARN", "rate_limited", "pause error", 1),
+        ("INFO", "rate_limit_ended", "", 1),
+        ("WARN", "refresh_futile", "key path held_back", 3),
+        ("WARN", "refresh_held_back", "key path", 1),
+        ("WARN", "store_failed", "key call error", 1),
+        ("DEBUG", "store_still_failing", "key call error", 1),
+        ("INFO", "store_recovered", "key", 1),
+        ("DEBUG", "request_sent_again", "key path errcode", 4),
+        ("DEBUG", "request_unchanged", "path reason", 1),
+        ("WARN", "scheme_is_http", "path", 1),
+        ("TRACE", "request_elsewhere", "host", 2),
+    ] {
+        let lines = log.lines(event);
+        assert_eq!(lines.len(), times, "{event}: {lines:#?}");
+        for line in lines {
+            assert!(line.contains(level), "{line}");
+            for field in fields.split_whitespace() {
+                assert!(line.contains(&format!(" {field}=")), "{field}: {line}");
+            }
+        }
     }
     for trigger in ["cold", "rejected", "expiring", "expired"] {
-        let done = log.take("fetch done");
-        let with = format!("renewal{{key={key} trigger={trigger}}}");
+        let done = log.lines("fetch_succeeded");
+        let with = format!("refresh{{key={key} trigger={trigger}}}");
         assert!(
             done.iter().any(|line| line.contains(&with)),
             "{trigger}: {done:#?}"
@@ -170,7 +181,85 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_belongs_to_the_span_of_the_request() {
+async fn a_body_beyond_the_replay_limit_is_told_when_the_request_is_not_sent_again() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let world = World::new();
+    let middleware = AccessTokenMiddleware::builder(world.manager())
+        .credentials(app())
+        .replay_limit(10);
+    let client = world.client_with(middleware.build());
+    let url = "https://qyapi.weixin.qq.com/cgi-bin/media/upload";
+    let post = |pieces: &[&'static str]| {
+        let pieces: Vec<_> = pieces.iter().copied().map(Ok::<_, Error>).collect();
+        let stream = futures_util::stream::iter(pieces);
+        client.post(url).body(Body::wrap_stream(stream))
+    };
+    assert_eq!(errcode_of(post(&["a"])).await.unwrap(), 0);
+    world.issuer.end(&app(), 40014);
+    let long = post(&["canary", "canary"]);
+    assert_eq!(errcode_of(long).await.unwrap(), 40014);
+
+    let told = log.lines("request_not_sent_again");
+    assert_eq!(told.len(), 1, "{told:#?}");
+    for part in [
+        "WARN",
+        " key=access_token:corp:",
+        " path=\"/cgi-bin/media/upload\"",
+        " errcode=40014",
+    ] {
+        assert!(told[0].contains(part), "{told:#?}");
+    }
+    assert!(log.lines("request_sent_again").is_empty());
+    assert!(!log.text().contains("canary"), "{}", log.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_about_a_failure_tells_the_whole_chain() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let world = World::new();
+    let cause = anyhow::anyhow!("the disk is full").context("the row was not read");
+    world.issuer.next(Behaviour::Fail(Error::refused(cause)));
+    assert!(world.manager().token(&app()).await.is_err());
+    for event in ["fetch_failed", "cooldown_started"] {
+        let told = log.lines(event);
+        let chain = "and another try will not help: the row was not read: the disk is full";
+        assert!(told[0].contains(chain), "{told:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_odd_row_in_a_store_is_told_without_what_is_in_it() {
+    /// A store whose rows are something else.
+    struct Odd;
+
+    #[crate::async_trait]
+    impl TokenStore for Odd {
+        async fn get(&self, _: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
+            Ok(serde_json::from_str(r#""canary-row""#)?)
+        }
+
+        async fn put(&self, _: &TokenKey, _: &AccessToken) -> Result<(), BoxError> {
+            let odd: Result<u64, _> = serde_json::from_str(r#""canary-row""#);
+            odd?;
+            Ok(())
+        }
+    }
+
+    let log = Log::default();
+    let _listening = log.listen();
+    let world = World::new();
+    let manager = world.builder().store(Odd).build();
+    assert!(manager.token(&app()).await.is_ok());
+    let told = log.lines("store_failed").len() + log.lines("store_still_failing").len();
+    assert_eq!(told, 2, "{}", log.text());
+    assert!(!log.text().contains("canary"), "{}", log.text());
+    assert!(!log.text().contains("Serialized"), "{}", log.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_belongs_to_the_span_of_the_request() {
     let log = Log::default();
     let _listening = log.listen();
     let world = World::new();
@@ -179,6 +268,6 @@ async fn a_renewal_belongs_to_the_span_of_the_request() {
     tracing::Instrument::instrument(manager.token(&app()), request)
         .await
         .unwrap();
-    let done = log.take("fetch done");
-    assert!(done[0].contains("request{id=7}:renewal{"), "{done:?}");
+    let done = log.lines("fetch_succeeded");
+    assert!(done[0].contains("request{id=7}:refresh{"), "{done:?}");
 }

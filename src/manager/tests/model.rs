@@ -10,10 +10,12 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep};
 
 use super::world::{Behaviour, Call, End, LIFETIME, Repeat, Try, World, errcode_of};
-use crate::{AccessToken, BoxError, Credentials, Error, TokenKey, TokenManager, TokenStore};
+use crate::{
+    AccessToken, BoxError, Credentials, Error, ErrorKind, TokenKey, TokenManager, TokenStore,
+};
 
 const APPS: usize = 2;
-/// Any request is over within this time: two flights that each go to their limit.
+/// Any request is over within this time: two refreshes that each take as long as they may.
 const LONGEST_WAIT: Duration = Duration::from_secs(80);
 const BUDGET: u32 = 4;
 
@@ -68,12 +70,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             Way::Forgets,
         ])
     };
-    let errcode = |errcode| {
-        Behaviour::Fail(Error::Errcode {
-            errcode,
-            errmsg: String::new(),
-        })
-    };
+    let errcode = |errcode| Behaviour::Fail(Error::api(errcode, ""));
     let behaviours = vec![
         Behaviour::Issue,
         Behaviour::Issue,
@@ -89,7 +86,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let repeats = vec![
         Repeat::SameToken,
         Repeat::SameTokenShorter,
-        Repeat::SameTokenRenewed,
+        Repeat::SameTokenExtended,
         Repeat::NewTokenOldValid,
         Repeat::NewTokenEndsOld,
     ];
@@ -175,7 +172,7 @@ struct Asked {
 /// A local copy that a request would succeed with.
 struct Usable {
     token: AccessToken,
-    is_being_renewed: bool,
+    is_being_refreshed: bool,
     /// How often the source had been asked by then.
     tries: usize,
 }
@@ -190,8 +187,8 @@ struct History {
     asked: VecDeque<Asked>,
     began: Instant,
     api_latency: Duration,
-    /// When which key was forgotten, which ends its cool-down.
-    forgotten: Vec<(TokenKey, Instant)>,
+    /// When which app was forgotten, which ends its cooldown.
+    forgotten: Vec<(Arc<str>, Instant)>,
     /// Fetches that clocks, other processes and callers may cause beside the expiry of tokens.
     causes: u32,
 }
@@ -208,7 +205,7 @@ impl History {
         let manager = world
             .builder()
             .store(table.clone())
-            .renewal_budget(BUDGET)
+            .refresh_budget(BUDGET)
             .build();
         Self {
             client: world.client(&manager),
@@ -257,10 +254,10 @@ impl History {
                     asked.answer.abort();
                 }
             }
-            Step::End { app, errcode } => issuer.end(self.apps[app].key(), errcode),
+            Step::End { app, errcode } => issuer.end(&self.apps[app], errcode),
             Step::Other { app } => {
-                let key = self.apps[app].key();
-                self.table.keep(key, &issuer.issue(key));
+                let app = &self.apps[app];
+                self.table.keep(&self.manager.key(app), &issuer.issue(app));
             }
             Step::Advance(by) => {
                 // Waits end on the way, one after the other, and what comes after them begins.
@@ -283,7 +280,7 @@ impl History {
                 self.causes += 1;
                 let app = &self.apps[app];
                 self.manager.forget(app);
-                self.forgotten.push((app.key().clone(), Instant::now()));
+                self.forgotten.push((app.name().clone(), Instant::now()));
             }
         }
         self.settle().await;
@@ -311,10 +308,7 @@ impl History {
 
     /// The local copy, if it has not expired, no call has rejected it, and the API would take it.
     fn usable(&self, app: &Credentials) -> Option<Usable> {
-        let (slot, now) = (
-            self.manager.shared.slots.find(app.key())?,
-            self.world.clock.now(),
-        );
+        let (slot, now) = (self.manager.shared.slots.find(app)?, self.world.clock.now());
         let state = slot.lock();
         let local = state.local.as_ref()?;
         let token = local.token.clone();
@@ -327,7 +321,7 @@ impl History {
         let lives = now < token.expires_at() && self.world.issuer.takes_token(&token);
         (lives && !was_rejected).then(|| Usable {
             token,
-            is_being_renewed: now >= local.renew_at || state.flight.is_some(),
+            is_being_refreshed: now >= local.refresh_at || state.refresh.is_some(),
             tries: self.tries(app).len(),
         })
     }
@@ -335,7 +329,7 @@ impl History {
     /// What the source was asked for this app.
     fn tries(&self, app: &Credentials) -> Vec<Try> {
         let mut log = self.world.issuer.log();
-        log.retain(|it| it.key == *app.key());
+        log.retain(|it| it.app == *app.name());
         log
     }
 
@@ -362,19 +356,22 @@ impl History {
         self.asked = waiting;
     }
 
-    /// Fetches keep within the bounds of flights, cool-downs, and budget.
+    /// Fetches keep within the bounds of single-flight, cooldowns, and budget.
     fn check_fetches(&self) {
         assert!(
-            self.world.issuer.most_in_the_air() <= 1,
+            self.world.issuer.most_under_way() <= 1,
             "two fetches for one key"
         );
         let log = self.world.issuer.log();
         check_block(&log);
         for app in &self.apps {
             let tries = self.tries(app);
-            let forgotten = self.forgotten.iter().filter(|(key, _)| key == app.key());
+            let forgotten = self
+                .forgotten
+                .iter()
+                .filter(|(other, _)| other == app.name());
             let forgotten: Vec<_> = forgotten.map(|(_, at)| *at).collect();
-            check_cool_downs(&tries, &forgotten);
+            check_cooldowns(&tries, &forgotten);
             let issued = tries
                 .iter()
                 .filter(|it| matches!(it.ended, Some((_, End::Issued))))
@@ -399,23 +396,25 @@ impl History {
             if was_rejected || before.token.expires_at() <= self.world.clock.now() {
                 continue;
             }
-            let slot = self.manager.shared.slots.find(app.key()).expect("a slot");
+            let slot = self.manager.shared.slots.find(app).expect("a slot");
             assert!(slot.lock().local.is_some(), "a usable token was lost");
             let now = self.usable(app).filter(|now| now.token == before.token);
-            if let Some(now) = now.filter(|now| !now.is_being_renewed && !before.is_being_renewed) {
+            if let Some(now) =
+                now.filter(|now| !now.is_being_refreshed && !before.is_being_refreshed)
+            {
                 assert_eq!(now.tries, before.tries, "a fetch, though there was a token");
             }
         }
     }
 
-    /// A token that was rejected just now is being renewed, or gone, or its renewal is held back.
+    /// A token that was rejected just now is being replaced, or gone, or the refresh is held back.
     fn check_rejected_is_not_kept(&self, app: usize, path: &str, calls_before: usize) {
         let calls = self.world.issuer.calls();
         let slot = self
             .manager
             .shared
             .slots
-            .find(self.apps[app].key())
+            .find(&self.apps[app])
             .expect("a slot");
         let mut state = slot.lock();
         let now = Instant::now();
@@ -423,7 +422,7 @@ impl History {
             && let Some(call) = calls[calls_before..].last()
             && call.path == path
             && rejected(call, &local.token)
-            && state.flight(now).is_none()
+            && state.refresh(now).is_none()
         {
             let has_budget = state.guard.spend(BUDGET, now).is_ok();
             if has_budget {
@@ -483,9 +482,12 @@ fn rejected(call: &Call, token: &AccessToken) -> bool {
 /// After 45009 nobody is fetched for in the next minute.
 fn check_block(log: &[Try]) {
     for blocked in log {
-        let Some((at, End::Failed(Error::Errcode { errcode: 45009, .. }))) = &blocked.ended else {
+        let Some((at, End::Failed(error))) = &blocked.ended else {
             continue;
         };
+        if error.errcode() != Some(45009) {
+            continue;
+        }
         let minute = Duration::from_secs(60);
         let during = |other: &&Try| other.began > *at && other.began < *at + minute;
         assert_eq!(
@@ -497,7 +499,7 @@ fn check_block(log: &[Try]) {
 }
 
 /// After a refusal there is none for 10 s, after four transient failures in a row none for 1 s.
-fn check_cool_downs(tries: &[Try], forgotten: &[Instant]) {
+fn check_cooldowns(tries: &[Try], forgotten: &[Instant]) {
     let mut in_a_row: Vec<&Try> = Vec::new();
     for next in tries {
         let since = in_a_row.first().map(|first| first.began);
@@ -509,7 +511,7 @@ fn check_cool_downs(tries: &[Try], forgotten: &[Instant]) {
         }
         let last = in_a_row.last().and_then(|last| last.ended.as_ref());
         match last {
-            Some((at, End::Failed(Error::Refused(_)))) => {
+            Some((at, End::Failed(error))) if error.kind() == ErrorKind::Refused => {
                 assert!(
                     next.began - *at >= Duration::from_secs(10),
                     "a fetch after a refusal"
@@ -529,7 +531,9 @@ fn check_cool_downs(tries: &[Try], forgotten: &[Instant]) {
         }
         match &next.ended {
             Some((_, End::Failed(error))) if error.is_transient() => in_a_row.push(next),
-            Some((_, End::Failed(Error::Refused(_)))) => in_a_row = vec![next],
+            Some((_, End::Failed(error))) if error.kind() == ErrorKind::Refused => {
+                in_a_row = vec![next];
+            }
             _ => in_a_row.clear(),
         }
     }

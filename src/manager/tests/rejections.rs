@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance};
 
-use super::world::{Behaviour, Repeat, World, app, call};
-use crate::Error;
+use super::world::{Behaviour, Repeat, World, app, call, errcode_of, fails_as};
+use crate::{Error, ErrorKind, RejectionScope};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const REQUESTS: u32 = 20_000;
@@ -21,7 +21,7 @@ async fn a_path_that_rejects_everything_causes_no_flood() {
         assert_eq!(call(&client, "bad").await.unwrap(), 40014);
         advance(HOUR / REQUESTS).await;
     }
-    let fetches = world.issuer.fetches();
+    let fetches = world.issuer.fetch_count();
     assert!((5..=25).contains(&fetches), "{fetches} fetches");
 }
 
@@ -33,13 +33,13 @@ async fn a_real_revocation_heals_at_once_beside_a_path_that_rejects_everything()
     let client = world.client(&manager);
     for n in 0..REQUESTS {
         if n == REQUESTS / 3 || n == REQUESTS / 2 {
-            world.issuer.end(app().key(), 40014);
+            world.issuer.end(&app(), 40014);
         }
         assert_eq!(call(&client, "bad").await.unwrap(), 40014);
         assert_eq!(call(&client, "good").await.unwrap(), 0);
         advance(HOUR / REQUESTS).await;
     }
-    let fetches = world.issuer.fetches();
+    let fetches = world.issuer.fetch_count();
     assert!((5..=25).contains(&fetches), "{fetches} fetches");
 }
 
@@ -61,7 +61,7 @@ async fn a_crowd_on_a_path_that_rejects_everything_causes_no_flood() {
             assert_eq!(answer.unwrap(), 40014);
         }
     }
-    let fetches = world.issuer.fetches();
+    let fetches = world.issuer.fetch_count();
     assert!(fetches <= 3, "{fetches} fetches");
 }
 
@@ -80,7 +80,7 @@ async fn two_managers_that_end_each_others_tokens_stay_within_the_budget() {
         }
         advance(Duration::from_millis(500)).await;
     }
-    let fetches = world.issuer.fetches();
+    let fetches = world.issuer.fetch_count();
     let budget = 2 * (1 + 10 + 3600 / 10);
     assert!(fetches <= budget, "{fetches} fetches");
     assert!(answered >= 3600, "{answered} answered");
@@ -93,11 +93,11 @@ async fn revoked_expired_and_revoked_within_a_second_and_every_request_succeeds(
     let client = world.client(&manager);
     for errcode in [40014, 42001, 40014] {
         assert_eq!(call(&client, "user/get").await.unwrap(), 0);
-        world.issuer.end(app().key(), errcode);
+        world.issuer.end(&app(), errcode);
         assert_eq!(call(&client, "user/get").await.unwrap(), 0);
         advance(Duration::from_millis(300)).await;
     }
-    assert_eq!(world.issuer.fetches(), 4);
+    assert_eq!(world.issuer.fetch_count(), 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,65 +105,124 @@ async fn a_late_rejection_of_an_old_token_costs_nothing() {
     let world = World::new();
     let manager = world.manager();
     let old = manager.token(&app()).await.unwrap();
-    let new = manager.renew(&app(), &old).await.unwrap();
+    let new = manager
+        .refresh_rejected(&app(), old.expose_secret())
+        .await
+        .unwrap();
     for _ in 0..100 {
-        assert_eq!(manager.renew(&app(), &old).await.unwrap(), new);
+        assert_eq!(
+            manager
+                .refresh_rejected(&app(), old.expose_secret())
+                .await
+                .unwrap(),
+            new
+        );
     }
-    assert_eq!(world.issuer.fetches(), 2);
+    assert_eq!(world.issuer.fetch_count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_during_the_renewal_wait_for_the_new_token() {
+async fn requests_during_a_refresh_wait_for_the_new_token() {
     let world = World::new();
     let manager = world.manager();
     let app = app();
     let old = manager.token(&app).await.unwrap();
     world.issuer.takes(Duration::from_millis(100));
-    let (renewed, asked) = tokio::join!(manager.renew(&app, &old), manager.token(&app));
-    assert_eq!(renewed.unwrap(), asked.unwrap());
-    assert_eq!(world.issuer.fetches(), 2);
+    let (refreshed, asked) = tokio::join!(
+        manager.refresh_rejected(&app, old.expose_secret()),
+        manager.token(&app)
+    );
+    assert_eq!(refreshed.unwrap(), asked.unwrap());
+    assert_eq!(world.issuer.fetch_count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_token_that_could_not_be_renewed_is_not_used_again() {
+async fn a_rejected_token_that_could_not_be_replaced_is_not_used_again() {
     let world = World::new();
     let manager = world.manager();
     let old = manager.token(&app()).await.unwrap();
     world.issuer.next(Behaviour::Fail(Error::refused("no")));
-    assert!(matches!(
-        manager.renew(&app(), &old).await,
-        Err(Error::Refused(_))
+    assert!(fails_as(
+        &manager.refresh_rejected(&app(), old.expose_secret()).await,
+        ErrorKind::Refused
     ));
-    assert!(matches!(
-        manager.token(&app()).await,
-        Err(Error::Refused(_))
-    ));
+    assert!(fails_as(&manager.token(&app()).await, ErrorKind::Refused));
     advance(Duration::from_secs(10)).await;
     assert_ne!(manager.token(&app()).await.unwrap(), old);
-    assert_eq!(world.issuer.fetches(), 3);
+    assert_eq!(world.issuer.fetch_count(), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_budget_can_be_set() {
     let world = World::new();
-    let manager = world.builder().renewal_budget(2).build();
+    let manager = world.builder().refresh_budget(2).build();
     let mut token = manager.token(&app()).await.unwrap();
     for _ in 0..2 {
-        token = manager.renew(&app(), &token).await.unwrap();
+        token = manager
+            .refresh_rejected(&app(), token.expose_secret())
+            .await
+            .unwrap();
     }
-    let result = manager.renew(&app(), &token).await;
-    assert!(matches!(result, Err(Error::HeldBack)), "{result:?}");
+    let result = manager
+        .refresh_rejected(&app(), token.expose_secret())
+        .await;
+    assert!(fails_as(&result, ErrorKind::HeldBack), "{result:?}");
     advance(Duration::from_secs(10)).await;
-    assert!(manager.renew(&app(), &token).await.is_ok());
+    assert!(
+        manager
+            .refresh_rejected(&app(), token.expose_secret())
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_gives_the_rejected_token_again_is_asked_once_for_each_renewal() {
+async fn a_source_that_gives_the_rejected_token_again_is_asked_once_for_each_refresh() {
     let world = World::new();
     world.issuer.repeats(Repeat::SameToken);
     let manager = world.manager();
     let token = manager.token(&app()).await.unwrap();
     // At the same moment in time, so that not even the time of the fetch is another.
-    assert_eq!(manager.renew(&app(), &token).await.unwrap(), token);
-    assert_eq!(world.issuer.fetches(), 2);
+    assert_eq!(
+        manager
+            .refresh_rejected(&app(), token.expose_secret())
+            .await
+            .unwrap(),
+        token
+    );
+    assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scope_keeps_one_customers_rejections_from_holding_back_anothers() {
+    for (has_scopes, healed) in [(true, 0), (false, 40014)] {
+        let world = World::new();
+        world.issuer.rejects_always("kf/send?customer=7");
+        let client = world.client(&world.manager());
+        let send = |customer: &str| {
+            let url = format!("https://qyapi.weixin.qq.com/cgi-bin/kf/send?customer={customer}");
+            let request = client.get(url);
+            errcode_of(if has_scopes {
+                request.with_extension(RejectionScope::new(customer))
+            } else {
+                request
+            })
+        };
+        assert_eq!(send("8").await.unwrap(), 0);
+        assert_eq!(send("7").await.unwrap(), 40014);
+        let fetches = world.issuer.fetch_count();
+        assert_eq!(send("7").await.unwrap(), 40014, "held back");
+        assert_eq!(world.issuer.fetch_count(), fetches);
+
+        world.issuer.end(&app(), 40014);
+        assert_eq!(send("8").await.unwrap(), healed, "scopes: {has_scopes}");
+    }
+}
+
+#[test]
+fn a_scope_is_part_of_the_path_and_makes_no_other_path_of_it() {
+    let mut extensions = http::Extensions::new();
+    assert_eq!(RejectionScope::joined("/a", &extensions), "/a");
+    extensions.insert(RejectionScope::new("b c"));
+    assert_eq!(RejectionScope::joined("/a", &extensions), "/a b c");
 }

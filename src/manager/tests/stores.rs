@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::advance;
 
 use super::world::{LIFETIME, World, app};
-use crate::{AccessToken, BoxError, Error, Fetch, TokenKey, TokenStore};
+use crate::source::Fetch;
+use crate::{AccessToken, BoxError, Error, TokenKey, TokenStore};
 
 /// What a method of the store does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,12 +93,7 @@ impl TokenStore for Overriding {
         self.table.put(key, token).await
     }
 
-    async fn get_or_fetch(
-        &self,
-        _: &TokenKey,
-        _: Option<&AccessToken>,
-        fetch: &Fetch<'_>,
-    ) -> Result<AccessToken, Error> {
+    async fn get_or_fetch(&self, _: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
         self.before.go().await.map_err(Error::refused)?;
         if let Some(token) = &self.gives {
             return Ok(token.clone());
@@ -116,7 +112,7 @@ async fn a_get_that_goes_wrong_costs_no_request() {
         let manager = world.builder().store(store.clone()).build();
         let token = manager.token(&app()).await.unwrap();
         assert_eq!(store.kept(), Some(token), "{fault:?}");
-        assert_eq!(world.issuer.fetches(), 1, "{fault:?}");
+        assert_eq!(world.issuer.fetch_count(), 1, "{fault:?}");
     }
 }
 
@@ -128,7 +124,7 @@ async fn a_put_that_goes_wrong_loses_no_token() {
         let token = manager.token(&app()).await.unwrap();
         assert!(world.issuer.takes_token(&token));
         assert_eq!(manager.token(&app()).await.unwrap(), token, "{fault:?}");
-        assert_eq!(world.issuer.fetches(), 1, "{fault:?}");
+        assert_eq!(world.issuer.fetch_count(), 1, "{fault:?}");
     }
 }
 
@@ -145,7 +141,7 @@ async fn a_store_of_its_own_way_that_goes_wrong_after_the_fetch_loses_no_token()
         let manager = world.builder().store(store).build();
         let token = manager.token(&app()).await.unwrap();
         assert!(world.issuer.takes_token(&token));
-        assert_eq!(world.issuer.fetches(), 1, "{fault:?}");
+        assert_eq!(world.issuer.fetch_count(), 1, "{fault:?}");
     }
 }
 
@@ -163,7 +159,7 @@ async fn a_store_of_its_own_way_that_goes_wrong_before_the_fetch_is_passed_by() 
         let manager = world.builder().store(store).build();
         let token = manager.token(&app()).await.unwrap();
         assert_eq!(table.kept(), Some(token), "{fault:?}");
-        assert_eq!(world.issuer.fetches(), 1, "{fault:?}");
+        assert_eq!(world.issuer.fetch_count(), 1, "{fault:?}");
     }
 }
 
@@ -203,10 +199,16 @@ async fn a_store_that_keeps_an_old_token_does_not_bring_it_back() {
     let manager = world.builder().store(store.clone()).build();
     let first = manager.token(&app()).await.unwrap();
     store.keep(&first);
-    let second = manager.renew(&app(), &first).await.unwrap();
-    let third = manager.renew(&app(), &second).await.unwrap();
+    let second = manager
+        .refresh_rejected(&app(), first.expose_secret())
+        .await
+        .unwrap();
+    let third = manager
+        .refresh_rejected(&app(), second.expose_secret())
+        .await
+        .unwrap();
     assert!(world.issuer.takes_token(&third));
-    assert_eq!(world.issuer.fetches(), 3);
+    assert_eq!(world.issuer.fetch_count(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,17 +218,20 @@ async fn a_token_that_another_process_has_put_there_costs_no_fetch() {
     let manager = world
         .builder()
         .store(store.clone())
-        .renewal_budget(1)
+        .refresh_budget(1)
         .build();
     let mut token = manager.token(&app()).await.unwrap();
     for _ in 0..100 {
-        let other = world.issuer.issue(app().key());
+        let other = world.issuer.issue(&app());
         store.keep(&other);
-        token = manager.renew(&app(), &token).await.unwrap();
+        token = manager
+            .refresh_rejected(&app(), token.expose_secret())
+            .await
+            .unwrap();
         assert_eq!(token, other);
         advance(Duration::from_millis(10)).await;
     }
-    assert_eq!(world.issuer.fetches(), 1);
+    assert_eq!(world.issuer.fetch_count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,13 +252,13 @@ async fn a_local_copy_serves_as_long_as_it_may_and_goes_on_while_the_store_is_do
         }
         assert_eq!(store.gets.load(Ordering::Relaxed), 1, "{fault:?}");
 
-        let newer = world.issuer.issue(app().key());
+        let newer = world.issuer.issue(&app());
         store.keep(&newer);
         advance(Duration::from_secs(1)).await;
         let expected = if fault == Way::Works { newer } else { first };
         assert_eq!(manager.token(&app()).await.unwrap(), expected, "{fault:?}");
         assert_eq!(store.gets.load(Ordering::Relaxed), 2, "{fault:?}");
-        assert_eq!(world.issuer.fetches(), 1, "{fault:?}");
+        assert_eq!(world.issuer.fetch_count(), 1, "{fault:?}");
     }
 }
 
@@ -283,5 +288,5 @@ async fn a_store_that_counts_by_another_clock_is_asked_once_when_this_one_was_se
         assert_eq!(manager.token(&app()).await.unwrap(), token);
     }
     assert_eq!(store.gets.load(Ordering::Relaxed), before + 1);
-    assert_eq!(world.issuer.fetches(), 1);
+    assert_eq!(world.issuer.fetch_count(), 1);
 }

@@ -24,7 +24,7 @@ async fn each_of_many_tenants_costs_one_fetch() {
     let world = World::new();
     let manager = world.manager();
     tokens(&manager, (0..MANY).chain(0..MANY)).await;
-    assert_eq!(world.issuer.fetches(), MANY);
+    assert_eq!(world.issuer.fetch_count(), MANY);
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,22 +88,22 @@ async fn the_app_of_a_middleware_is_kept_as_long_as_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_in_cool_down_is_kept() {
+async fn a_key_in_cooldown_is_kept() {
     let world = World::new();
     let manager = world.manager();
-    // Each cool-down is twice as long, up to 10 min.
+    // Each cooldown is twice as long, up to 10 min.
     world.issuer.usually(Behaviour::Fail(Error::refused("no")));
     for pause in [10, 20, 40, 80, 160, 320] {
         assert!(manager.token(&app()).await.is_err());
         advance(Duration::from_secs(pause)).await;
     }
     assert!(manager.token(&app()).await.is_err());
-    let fetches = world.issuer.fetches();
+    let fetches = world.issuer.fetch_count();
     world.issuer.usually(Behaviour::Issue);
     for (n, later) in [1, 301].into_iter().enumerate() {
         advance(Duration::from_secs(later)).await;
         tokens(&manager, n..=n).await;
     }
     assert!(manager.token(&app()).await.is_err());
-    assert_eq!(world.issuer.fetches(), fetches + 2);
+    assert_eq!(world.issuer.fetch_count(), fetches + 2);
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use http::Extensions;
+use http_body_util::BodyExt;
 use reqwest::{Request, Response, ResponseBuilderExt};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next, RequestBuilder};
 use tokio::sync::watch;
@@ -14,8 +15,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
 use crate::{
-    AccessToken, AccessTokenMiddleware, Credentials, Error, TokenKey, TokenManager,
-    TokenManagerBuilder, TokenSource,
+    AccessToken, AccessTokenMiddleware, Credentials, Error, ErrorKind, FetchRequest, FetchedToken,
+    TokenManager, TokenManagerBuilder, TokenSource,
 };
 
 /// The lifetime that the issuer gives.
@@ -55,9 +56,12 @@ impl World {
 
     /// A client with the middleware on this manager, whose requests are answered by the API of this world.
     pub(super) fn client(&self, manager: &TokenManager) -> ClientWithMiddleware {
-        let middleware = AccessTokenMiddleware::builder(manager.clone())
-            .credentials(app())
-            .build();
+        let middleware = AccessTokenMiddleware::builder(manager.clone()).credentials(app());
+        self.client_with(middleware.build())
+    }
+
+    /// A client with this middleware, whose requests are answered by the API of this world.
+    pub(super) fn client_with(&self, middleware: AccessTokenMiddleware) -> ClientWithMiddleware {
         ClientBuilder::new(NETWORK.clone())
             .with(middleware)
             .with(Api(self.issuer.clone()))
@@ -85,6 +89,15 @@ pub(super) async fn errcode_of(request: RequestBuilder) -> Result<i64, Error> {
             .unwrap()),
         Err(error) => Err(Error::find(&error).expect("an error of ours").clone()),
     }
+}
+
+pub(super) fn fails_as<T>(result: &Result<T, Error>, kind: ErrorKind) -> bool {
+    result.as_ref().is_err_and(|error| error.kind() == kind)
+}
+
+pub(super) fn fails_with<T>(result: &Result<T, Error>, errcode: i64) -> bool {
+    let is_it = |error: &Error| error.errcode() == Some(errcode);
+    result.as_ref().is_err_and(is_it)
 }
 
 /// Wall-clock time: it goes on with tokio's clock, and jumps when told to.
@@ -142,7 +155,7 @@ pub(super) enum Repeat {
     /// The same token, and what is left of its lifetime.
     SameTokenShorter,
     /// The same token, with a new lifetime.
-    SameTokenRenewed,
+    SameTokenExtended,
     NewTokenOldValid,
     #[default]
     NewTokenEndsOld,
@@ -162,13 +175,13 @@ struct IssuerState {
     latency: Duration,
     api_latency: Duration,
     issued: usize,
-    given: Vec<(TokenKey, String)>,
+    given: Vec<(Arc<str>, String)>,
     lifetime: Option<Duration>,
-    valid: HashMap<TokenKey, Vec<Valid>>,
+    valid: HashMap<Arc<str>, Vec<Valid>>,
     ended_with: HashMap<String, i64>,
     always_rejects: Vec<String>,
-    in_the_air: HashMap<TokenKey, usize>,
-    most_in_the_air: usize,
+    under_way: HashMap<Arc<str>, usize>,
+    most_under_way: usize,
     log: Vec<Try>,
     calls: Vec<Call>,
 }
@@ -176,7 +189,7 @@ struct IssuerState {
 /// One try of a fetch, as the issuer saw it.
 #[derive(Clone, Debug)]
 pub(super) struct Try {
-    pub(super) key: TokenKey,
+    pub(super) app: Arc<str>,
     pub(super) began: Instant,
     pub(super) ended: Option<(Instant, End)>,
 }
@@ -206,7 +219,7 @@ impl Issuer {
         self.state.lock().unwrap()
     }
 
-    pub(super) fn fetches(&self) -> usize {
+    pub(super) fn fetch_count(&self) -> usize {
         *self.asked.borrow()
     }
 
@@ -216,9 +229,9 @@ impl Issuer {
         asked.wait_for(|&asked| asked >= times).await.unwrap();
     }
 
-    /// The most fetches for one key that were in the air at one time.
-    pub(super) fn most_in_the_air(&self) -> usize {
-        self.lock().most_in_the_air
+    /// The most fetches for one key that were under way at one time.
+    pub(super) fn most_under_way(&self) -> usize {
+        self.lock().most_under_way
     }
 
     pub(super) fn next(&self, behaviour: Behaviour) {
@@ -246,14 +259,15 @@ impl Issuer {
         self.lock().lifetime = Some(lifetime);
     }
 
+    /// A path, with a parameter `customer` if there is one.
     pub(super) fn rejects_always(&self, path: &str) {
         self.lock().always_rejects.push(path.to_owned());
     }
 
     /// Ends the tokens of an app before their time.
-    pub(super) fn end(&self, key: &TokenKey, errcode: i64) {
+    pub(super) fn end(&self, app: &Credentials, errcode: i64) {
         let mut state = self.lock();
-        for token in state.valid.remove(key).unwrap_or_default() {
+        for token in state.valid.remove(app.name()).unwrap_or_default() {
             state.ended_with.insert(token.value, errcode);
         }
     }
@@ -294,16 +308,16 @@ impl Issuer {
         (errcode, state.api_latency)
     }
 
-    fn begin(&self, key: &TokenKey) -> (Behaviour, Duration) {
+    fn begin(&self, app: &Arc<str>) -> (Behaviour, Duration) {
         let mut state = self.lock();
-        let in_the_air = state.in_the_air.entry(key.clone()).or_default();
-        *in_the_air += 1;
-        state.most_in_the_air = state.most_in_the_air.max(state.in_the_air[key]);
+        let under_way = state.under_way.entry(app.clone()).or_default();
+        *under_way += 1;
+        state.most_under_way = state.most_under_way.max(state.under_way[app]);
         let usually = state.usually.clone().unwrap_or(Behaviour::Issue);
         let behaviour = state.script.pop_front().unwrap_or(usually);
         self.asked.send_modify(|asked| *asked += 1);
         state.log.push(Try {
-            key: key.clone(),
+            app: app.clone(),
             began: Instant::now(),
             ended: None,
         });
@@ -315,7 +329,7 @@ impl Issuer {
     }
 
     /// All tokens that were fetched, in order.
-    pub(super) fn given(&self) -> Vec<(TokenKey, String)> {
+    pub(super) fn given(&self) -> Vec<(Arc<str>, String)> {
         self.lock().given.clone()
     }
 
@@ -324,7 +338,11 @@ impl Issuer {
     }
 
     /// Issues a token, as if `gettoken` had been called.
-    pub(super) fn issue(&self, key: &TokenKey) -> AccessToken {
+    pub(super) fn issue(&self, app: &Credentials) -> AccessToken {
+        AccessToken::stamped(self.fetched(app.name()), self.clock.now())
+    }
+
+    fn fetched(&self, app: &Arc<str>) -> FetchedToken {
         let mut state = self.lock();
         let now = self.clock.true_now();
         let ends_old = state.repeat == Repeat::NewTokenEndsOld;
@@ -332,7 +350,7 @@ impl Issuer {
         state.issued += 1;
         let fresh = format!("canary-token-{}", state.issued);
         let lifetime = state.lifetime.unwrap_or(LIFETIME);
-        let valid = state.valid.entry(key.clone()).or_default();
+        let valid = state.valid.entry(app.clone()).or_default();
         valid.retain(|token| now < token.expires_at);
         if ends_old {
             valid.clear();
@@ -343,7 +361,7 @@ impl Issuer {
                 let left = old.expires_at.duration_since(now).unwrap();
                 (old.value.clone(), left)
             }
-            (Some(old), Repeat::SameTokenRenewed) => {
+            (Some(old), Repeat::SameTokenExtended) => {
                 old.expires_at = now + lifetime;
                 (old.value.clone(), lifetime)
             }
@@ -353,8 +371,7 @@ impl Issuer {
                 (fresh, lifetime)
             }
         };
-        let fetched_at = self.clock.now();
-        AccessToken::from_parts(value, fetched_at, fetched_at + told)
+        FetchedToken::new(value, told)
     }
 }
 
@@ -366,13 +383,13 @@ struct Valid {
 
 #[async_trait]
 impl TokenSource for Issuer {
-    async fn fetch(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
-        let key = credentials.key();
-        let (behaviour, latency) = self.begin(key);
-        let mut this = InTheAir {
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
+        let app = request.credentials().name();
+        let (behaviour, latency) = self.begin(app);
+        let mut this = UnderWay {
             issuer: self,
-            key,
-            index: self.fetches() - 1,
+            app,
+            index: self.fetch_count() - 1,
             end: End::Lost,
         };
         if !latency.is_zero() {
@@ -381,8 +398,8 @@ impl TokenSource for Issuer {
         match behaviour {
             Behaviour::Issue => {
                 this.end = End::Issued;
-                let token = self.issue(key);
-                let given = (key.clone(), token.expose_secret().to_owned());
+                let token = self.fetched(app);
+                let given = (app.clone(), token.expose_secret().to_owned());
                 self.lock().given.push(given);
                 Ok(token)
             }
@@ -397,17 +414,17 @@ impl TokenSource for Issuer {
 }
 
 /// A try under way.
-struct InTheAir<'a> {
+struct UnderWay<'a> {
     issuer: &'a Issuer,
-    key: &'a TokenKey,
+    app: &'a Arc<str>,
     index: usize,
     end: End,
 }
 
-impl Drop for InTheAir<'_> {
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         let mut state = self.issuer.lock();
-        if let Some(count) = state.in_the_air.get_mut(self.key) {
+        if let Some(count) = state.under_way.get_mut(self.app) {
             *count -= 1;
         }
         state.log[self.index].ended = Some((Instant::now(), self.end.clone()));
@@ -421,21 +438,28 @@ struct Api(Arc<Issuer>);
 impl Middleware for Api {
     async fn handle(
         &self,
-        request: Request,
+        mut request: Request,
         _: &mut Extensions,
         _: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        let path = request
+        if let Some(body) = request.body_mut().take() {
+            body.collect().await.unwrap();
+        }
+        let param = |name| {
+            let mut query = request.url().query_pairs();
+            let (_, value) = query.find(|(other, _)| other == name)?;
+            Some(value.into_owned())
+        };
+        let mut path = request
             .url()
             .path()
             .trim_start_matches("/cgi-bin/")
             .to_owned();
-        let token = {
-            let mut query = request.url().query_pairs();
-            let token = query.find(|(name, _)| name == "access_token");
-            token.map_or_else(Default::default, |(_, token)| token)
-        };
-        let (errcode, latency) = self.0.call(path, token.into_owned());
+        if let Some(customer) = param("customer") {
+            path.push_str(&format!("?customer={customer}"));
+        }
+        let token = param("access_token").unwrap_or_default();
+        let (errcode, latency) = self.0.call(path, token);
         if !latency.is_zero() {
             sleep(latency).await;
         }

@@ -11,7 +11,7 @@ use crate::source::STORE_LIMIT;
 pub struct RedisStoreBuilder {
     connection: RedisConnection,
     key_prefix: String,
-    lock_time: Duration,
+    lease_time: Duration,
     operation_limit: Duration,
 }
 
@@ -20,43 +20,42 @@ impl RedisStoreBuilder {
         Self {
             connection,
             key_prefix: "wecom".into(),
-            lock_time: Duration::from_secs(10),
+            lease_time: Duration::from_secs(10),
             operation_limit: Duration::from_secs(1),
         }
     }
 
-    /// What the keys in Redis begin with, up to the first colon. Default: `wecom`.
+    /// The start of the keys in Redis, up to the first colon. Default: `wecom`.
     ///
-    /// Programs share tokens if they have the same prefix. It should hold no braces, since in a cluster these decide where a key
-    /// is kept.
+    /// Programs with the same prefix share tokens. Use no braces, because in a cluster they decide which node keeps a key.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = prefix.into();
         self
     }
 
-    /// For how long a process that fetches is waited for, should it die meanwhile. Default: 10 s.
+    /// How long the others wait for a process that is fetching, in case it has died. Default: 10 s.
     ///
-    /// It is never less than one second more than [`Fetch::limit`](crate::Fetch::limit), the `fetch_limit` of the manager, so that a
-    /// fetch under way is not taken for dead, and never more than one second more than twice that, so that a dead one is outwaited.
-    pub fn lock_time(mut self, time: Duration) -> Self {
-        self.lock_time = time;
+    /// At least the [`fetch_limit`](crate::TokenManagerBuilder::fetch_limit) of the manager and one second, so that a fetch under way is not taken for dead. At
+    /// most twice that limit and one second.
+    pub fn lease_time(mut self, time: Duration) -> Self {
+        self.lease_time = time;
         self
     }
 
-    /// How long Redis may take for one command, connecting included. Default: 1 s; at most 2 s, since no more is waited for any store.
+    /// How long Redis may take for one command, including connecting. Default: 1 s, at most 2 s.
     ///
-    /// Where a token is needed and Redis is down, it is tried again for twice as long before the token is fetched without it.
+    /// If a token is needed and Redis is down, the store tries for twice this time.
     pub fn operation_limit(mut self, limit: Duration) -> Self {
         self.operation_limit = limit;
         self
     }
 
-    /// The store.
+    /// Builds the store.
     pub fn build(self) -> RedisStore {
         RedisStore(Arc::new(Shared {
             link: Link::new(self.connection, self.operation_limit.min(STORE_LIMIT)),
             key_prefix: self.key_prefix,
-            lock_time: self.lock_time,
+            lease_time: self.lease_time,
             write_back: Default::default(),
         }))
     }

@@ -17,19 +17,18 @@ use super::cluster::Cluster;
 const SHORTEST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_millis(500);
 
-/// How a [`RedisStore`](super::RedisStore) comes to Redis: through a connection that the program has already, or a client, whose
-/// connection is made on first use.
+/// The connection of a [`RedisStore`](super::RedisStore): one that your program already has, or a client that connects on first use.
 ///
 /// | made `From` | feature | what it is |
 /// | --- | --- | --- |
 /// | [`redis::Client`] | `redis` | one server, connected on first use |
-/// | [`redis::aio::ConnectionManager`] | `redis` | one server, connected already |
-/// | `redis::cluster::ClusterClient` | `redis-cluster` | a cluster, connected on first use, and anew when another node has taken over from one that hangs |
-/// | `redis::cluster_async::ClusterConnection` | `redis-cluster` | a cluster, connected already |
-/// | `redis::sentinel::SentinelClient` | `redis-sentinel` | the master that sentinels know of, asked for on first use and whenever it may have moved |
+/// | [`redis::aio::ConnectionManager`] | `redis` | one server, already connected |
+/// | `redis::cluster::ClusterClient` | `redis-cluster` | a cluster, connected on first use, and again when a replica takes over from a node that hangs |
+/// | `redis::cluster_async::ClusterConnection` | `redis-cluster` | a cluster, already connected |
+/// | `redis::sentinel::SentinelClient` | `redis-sentinel` | the master that the sentinels know, asked for on first use and whenever it may have moved |
 ///
-/// A `ClusterConnection` ends with the runtime that it was made on, and does not find the node that takes over from one that hangs.
-/// A program does better with a client.
+/// Prefer a client to a `ClusterConnection`. A `ClusterConnection` ends with the runtime that it was made on, and it does not find a replica that takes over from a node
+/// that hangs.
 pub struct RedisConnection(pub(super) Origin);
 
 pub(super) enum Origin {
@@ -136,6 +135,10 @@ impl Connection {
     }
 
     /// Whether a new one may lead to other servers.
+    #[cfg_attr(
+        not(feature = "redis-cluster"),
+        expect(unused_variables, reason = "only a cluster has to be asked")
+    )]
     pub(super) async fn has_moved(&self, limit: Duration) -> bool {
         match self {
             #[cfg(feature = "redis-cluster")]

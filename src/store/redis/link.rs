@@ -64,9 +64,9 @@ pub(super) enum Failure {
     /// Only its text is kept, without secrets.
     #[error("{text}")]
     Failed { text: String, may_pass: bool },
-    #[error("Redis gave an answer that cannot be understood")]
+    #[error("Redis returned an answer that cannot be understood")]
     Answer,
-    #[error("no Tokio runtime")]
+    #[error("the call was made outside a tokio runtime")]
     NoRuntime,
 }
 

@@ -22,7 +22,7 @@ const FAIL: &str = script!("lua/fail.lua");
 #[derive(Debug)]
 pub(super) struct Keys {
     pub(super) token: String,
-    lock: String,
+    lease: String,
     failure: String,
 }
 
@@ -30,7 +30,7 @@ impl Keys {
     pub(super) fn new(prefix: &str, key: &TokenKey) -> Self {
         let token = format!("{prefix}:{{{key}}}");
         Self {
-            lock: format!("{token}:lock"),
+            lease: format!("{token}:lease"),
             failure: format!("{token}:failure"),
             token,
         }
@@ -43,9 +43,9 @@ impl Keys {
     }
 
     /// `unusable`: the text that was found to be of no use.
-    pub(super) fn step(&self, owner: &str, lock_time: Duration, unusable: &Seen) -> Cmd {
+    pub(super) fn step(&self, owner: &str, lease_time: Duration, unusable: &Seen) -> Cmd {
         let mut command = self.eval(STEP, owner);
-        command.arg(millis(lock_time)).arg(unusable.expose());
+        command.arg(millis(lease_time)).arg(unusable.expose());
         command
     }
 
@@ -80,7 +80,7 @@ impl Keys {
             .arg(script)
             .arg(3)
             .arg(&self.token)
-            .arg(&self.lock)
+            .arg(&self.lease)
             .arg(&self.failure)
             .arg(owner);
         command
@@ -134,7 +134,7 @@ impl Seen {
 pub(super) enum Reply {
     Token(Text),
     Failure(Text),
-    Lock,
+    Lease,
     Wait,
     Done,
     None,
@@ -153,7 +153,7 @@ impl Reply {
         match (bytes(items.next()?)?.as_slice(), items.next(), items.next()) {
             (b"token", Some(text), Some(left)) => text_of(text, left).map(Self::Token),
             (b"failure", Some(text), Some(left)) => text_of(text, left).map(Self::Failure),
-            (b"lock", None, None) => Some(Self::Lock),
+            (b"lease", None, None) => Some(Self::Lease),
             (b"wait", None, None) => Some(Self::Wait),
             (b"done", None, None) => Some(Self::Done),
             (b"none", None, None) => Some(Self::None),

@@ -1,16 +1,17 @@
 //! A failed fetch, as it is kept in Redis for other processes.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use super::scripts::Text;
-use crate::redact::redact;
-use crate::source::Hearsay;
-use crate::{Error, Fetch};
+use crate::redact::{in_one_line, redact};
+use crate::source::{Fetch, Hearsay};
+use crate::{Error, ErrorKind};
 
-/// No cool-down is longer, whatever the text says.
+/// No cooldown is longer, whatever the text says.
 const LONGEST: Duration = Duration::from_secs(600);
 
 #[derive(Serialize, Deserialize)]
@@ -32,12 +33,16 @@ struct SharedFailure {
 /// The failure as others shall find it, and for how long; `None` for one that is no other's business.
 pub(super) fn write(error: &Error, fetch: &Fetch<'_>) -> Option<(String, Duration)> {
     let pause = fetch.pause_after(error)?;
-    let (kind, message) = match error {
-        Error::Errcode { errcode, errmsg } => (Kind::Errcode(*errcode), errmsg.clone()),
-        Error::Refused(cause) => (Kind::Refused, cause.to_string()),
-        Error::Transient(cause) => (Kind::Transient, cause.to_string()),
-        error if error.is_transient() => (Kind::Transient, error.to_string()),
-        _ => return None,
+    let (kind, message) = match (error.errcode(), error.source()) {
+        (Some(errcode), _) => (Kind::Errcode(errcode), error.errmsg().to_owned()),
+        (None, cause) => {
+            let message = in_one_line(cause.unwrap_or(error));
+            match error.kind() {
+                ErrorKind::Refused => (Kind::Refused, message),
+                _ if error.is_transient() => (Kind::Transient, message),
+                _ => return None,
+            }
+        }
     };
     let failure = SharedFailure {
         kind,
@@ -53,10 +58,7 @@ pub(super) fn read(text: &Text) -> Hearsay {
     match serde_json::from_slice::<SharedFailure>(text.text.expose_secret()) {
         Ok(failure) => Hearsay {
             error: match failure.kind {
-                Kind::Errcode(errcode) => Error::Errcode {
-                    errcode,
-                    errmsg: failure.message,
-                },
+                Kind::Errcode(errcode) => Error::api(errcode, failure.message),
                 Kind::Refused => Error::refused(failure.message),
                 Kind::Transient => Error::transient(failure.message),
             },

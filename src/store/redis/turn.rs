@@ -10,8 +10,8 @@ use super::Shared;
 use super::link::Failure;
 use super::scripts::{Reply, Seen};
 use super::shared_failure;
-use crate::source::Hearsay;
-use crate::{AccessToken, Fetch, TokenKey};
+use crate::source::{Fetch, Hearsay};
+use crate::{AccessToken, TokenKey};
 
 const SHORTEST_POLL: u64 = 20;
 const LONGEST_POLL: u64 = 250;
@@ -29,29 +29,28 @@ pub(super) enum Turn {
 }
 
 impl Shared {
-    pub(super) async fn turn(
-        &self,
-        key: &TokenKey,
-        owner: &str,
-        other_than: Option<&AccessToken>,
-        fetch: &Fetch<'_>,
-    ) -> Turn {
+    pub(super) async fn turn(&self, key: &TokenKey, owner: &str, fetch: &Fetch<'_>) -> Turn {
         // What is waited for ends before the one who asks loses patience, with time left for a fetch and to keep its token.
         let patience = fetch.store_patience().saturating_sub(self.link.limit() * 3);
         // An owner that fetches is not taken for dead, and one that is dead is outwaited.
         let (limit, second) = (fetch.limit(), Duration::from_secs(1));
-        let lock_time = self.lock_time.clamp(limit + second, limit * 2 + second);
+        let lease_time = self.lease_time.clamp(limit + second, limit * 2 + second);
+        let lease_time = if fetch.fetches() {
+            lease_time
+        } else {
+            Duration::ZERO
+        };
         let keys = self.keys(key);
         let began = Instant::now();
         let (mut seen, mut fails_since) = (Seen::default(), None);
         loop {
             let asked_at = SystemTime::now();
-            match self.link.send(&keys.step(owner, lock_time, &seen)).await {
+            match self.link.send(&keys.step(owner, lease_time, &seen)).await {
                 Ok(Reply::Token(text)) => {
-                    fetch.store_works(key);
+                    fetch.store_works();
                     fails_since = None;
                     match text.token(asked_at) {
-                        Some(token) if fetch.can_serve(&token, other_than) => {
+                        Some(token) if fetch.can_serve(&token) => {
                             return Turn::Found(token);
                         }
                         _ => seen = Seen::text(text),
@@ -61,11 +60,11 @@ impl Shared {
                     }
                 }
                 Ok(Reply::Failure(text)) => {
-                    fetch.store_works(key);
+                    fetch.store_works();
                     return Turn::Failed(shared_failure::read(&text));
                 }
-                Ok(Reply::Lock) => {
-                    fetch.store_works(key);
+                Ok(Reply::Lease) => {
+                    fetch.store_works();
                     return Turn::Ours(seen);
                 }
                 Ok(Reply::Wait) => fails_since = None,
@@ -85,7 +84,7 @@ impl Shared {
     }
 }
 
-/// The name of one who takes a lock, unlike any other's.
+/// The name of one who takes a lease, unlike any other's.
 pub(super) fn owner() -> String {
     format!("{}-{:016x}{:016x}", process::id(), random(), random())
 }

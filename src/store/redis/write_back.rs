@@ -9,7 +9,8 @@ use tokio::task::JoinHandle;
 use super::scripts::Seen;
 use super::turn::random;
 use super::{Committed, Shared};
-use crate::{AccessToken, Fetch, TokenKey};
+use crate::source::{Fetch, Unusable};
+use crate::{AccessToken, TokenKey};
 
 const SHORTEST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
@@ -29,26 +30,21 @@ pub(super) struct Unwritten {
     pub(super) token: AccessToken,
     pub(super) owner: String,
     /// Tokens that it is to replace.
-    unusable: Vec<AccessToken>,
+    unusable: Unusable,
 }
 
 impl Unwritten {
-    pub(super) fn new(
-        token: AccessToken,
-        owner: String,
-        other_than: Option<&AccessToken>,
-        fetch: &Fetch<'_>,
-    ) -> Self {
+    pub(super) fn new(token: AccessToken, owner: String, fetch: &Fetch<'_>) -> Self {
         Self {
             token,
             owner,
-            unusable: fetch.unusable(other_than).cloned().collect(),
+            unusable: fetch.unusable().clone(),
         }
     }
 
     /// Whether this one may stay in Redis in its place.
     pub(super) fn gives_way_to(&self, kept: &AccessToken) -> bool {
-        !self.unusable.iter().any(|other| kept.is_likely(other))
+        !self.unusable.covers(kept)
     }
 }
 
@@ -61,10 +57,11 @@ impl WriteBack {
     }
 
     /// Goes on where a runtime has ended, but not with a token that is of no use any more.
-    pub(super) fn go_on(store: &Arc<Shared>, key: &TokenKey, rejected: Option<&AccessToken>) {
+    pub(super) fn go_on(store: &Arc<Shared>, key: &TokenKey, fetch: &Fetch<'_>) {
         let mut state = store.write_back.lock();
-        if let Some(rejected) = rejected {
-            state.remove(key, rejected);
+        let is_useless = |unwritten: &Unwritten| fetch.unusable().covers(&unwritten.token);
+        if state.unwritten.get(key).is_some_and(is_useless) {
+            state.unwritten.remove(key);
         }
         if !state.unwritten.is_empty() {
             state.start_task(store);
@@ -133,7 +130,7 @@ async fn write_all(store: Weak<Shared>) {
                     Ok(committed) => {
                         store.write_back.lock().remove(&key, &unwritten.token);
                         if let Committed::Kept = committed {
-                            tracing::info!(%key, "token store is back: it holds the token that was fetched without it");
+                            tracing::info!(event = "store_recovered", %key, "the token store works again, and has the token that was fetched without it");
                         }
                     }
                     Err(failure) if failure.may_pass() => break, // Redis is not back yet.

@@ -1,5 +1,5 @@
--- Keeps a fetched token and gives the lock back, if one still has it. Where another has it by now, that one's token will be newer; and where
--- another token is there than was seen, that one stays: who has waited too long for a lock may have fetched too. KEYS: token, lock,
+-- Keeps a fetched token and gives the lease back, if this process still has it. Where another has it by now, that one's token will be newer; and where
+-- another token is there than was seen, that one stays: who has waited too long for a lease may have fetched too. KEYS: token, lease,
 -- failure. ARGV: owner, token, its time left in ms, the text seen under `token` at the step.
 local owner, held = read(KEYS[2])
 if owner == ARGV[1] then

@@ -1,4 +1,4 @@
--- Gives the lock back after a failed fetch, and keeps the failure unless it lasts for 0 ms. KEYS: token, lock, failure. ARGV: owner,
+-- Gives the lease back after a failed fetch, and keeps the failure unless it lasts for 0 ms. KEYS: token, lease, failure. ARGV: owner,
 -- failure, its time in ms, the text seen under `token` at the step.
 local owns = read(KEYS[2]) == ARGV[1]
 if owns then

@@ -1,14 +1,14 @@
-//! A token is used until it expires, and renewed shortly before.
+//! A token is used until it expires, and refreshed shortly before.
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, advance, sleep};
 
-use super::world::{Behaviour, LIFETIME, Repeat, World, app, call};
-use crate::Error;
+use super::world::{Behaviour, LIFETIME, Repeat, World, app, call, fails_as};
+use crate::{Error, ErrorKind};
 
-const EARLY: Duration = Duration::from_secs(5 * 60);
+const AHEAD: Duration = Duration::from_secs(5 * 60);
 
 /// The fetches that two lifetimes of constant traffic cost.
 async fn fetches_in_two_lifetimes(repeat: Repeat) -> usize {
@@ -20,7 +20,7 @@ async fn fetches_in_two_lifetimes(repeat: Repeat) -> usize {
         assert_eq!(call(&client, "user/get").await.unwrap(), 0);
         sleep(Duration::from_secs(1)).await;
     }
-    world.issuer.fetches()
+    world.issuer.fetch_count()
 }
 
 #[tokio::test(start_paused = true)]
@@ -29,7 +29,7 @@ async fn every_kind_of_issuer_is_asked_as_often_as_it_must_be() {
         // At 0 s, 6900 s and 13,800 s.
         (Repeat::NewTokenEndsOld, 3),
         (Repeat::NewTokenOldValid, 3),
-        (Repeat::SameTokenRenewed, 3),
+        (Repeat::SameTokenExtended, 3),
         // At 0 s, in vain at 6900 s, at 7200 s, and in vain at 14,100 s.
         (Repeat::SameTokenShorter, 4),
         (Repeat::SameToken, 4),
@@ -43,11 +43,11 @@ async fn every_kind_of_issuer_is_asked_as_often_as_it_must_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_do_not_wait_for_an_early_renewal() {
+async fn requests_do_not_wait_for_an_refresh_ahead() {
     let world = World::new();
     let manager = world.manager();
     let old = manager.token(&app()).await.unwrap();
-    advance(LIFETIME - EARLY).await;
+    advance(LIFETIME - AHEAD).await;
 
     world.issuer.takes(Duration::from_secs(1));
     for _ in 0..1000 {
@@ -56,29 +56,29 @@ async fn requests_do_not_wait_for_an_early_renewal() {
     }
     sleep(Duration::from_secs(2)).await;
     assert_ne!(manager.token(&app()).await.unwrap(), old);
-    assert_eq!(world.issuer.fetches(), 2);
+    assert_eq!(world.issuer.fetch_count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_early_renewals_fail_the_token_in_hand_goes_on_serving() {
+async fn while_refreshes_ahead_fail_the_token_in_hand_goes_on_serving() {
     let world = World::new();
     let client = world.client(&world.manager());
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
-    advance(LIFETIME - EARLY).await;
+    advance(LIFETIME - AHEAD).await;
 
     world.issuer.usually(Behaviour::Fail(Error::refused("no")));
     let began = Instant::now();
-    while began.elapsed() < EARLY - Duration::from_secs(1) {
+    while began.elapsed() < AHEAD - Duration::from_secs(1) {
         assert_eq!(call(&client, "user/get").await.unwrap(), 0);
         sleep(Duration::from_millis(500)).await;
     }
     // One at first, then after 10 s, 20 s, 40 s, 80 s.
-    assert_eq!(world.issuer.fetches(), 1 + 5);
+    assert_eq!(world.issuer.fetch_count(), 1 + 5);
 
     sleep(Duration::from_secs(1)).await;
-    assert!(matches!(
-        call(&client, "user/get").await,
-        Err(Error::Refused(_))
+    assert!(fails_as(
+        &call(&client, "user/get").await,
+        ErrorKind::Refused
     ));
 }
 
@@ -87,7 +87,7 @@ async fn a_source_that_has_nothing_yet_is_not_asked_by_every_request() {
     let world = World::new();
     let manager = world.manager();
     manager.token(&app()).await.unwrap();
-    advance(LIFETIME - EARLY).await;
+    advance(LIFETIME - AHEAD).await;
     world
         .issuer
         .usually(Behaviour::Fail(Error::not_ready("wait")));
@@ -96,14 +96,14 @@ async fn a_source_that_has_nothing_yet_is_not_asked_by_every_request() {
         sleep(Duration::from_millis(10)).await;
     }
     assert!(
-        world.issuer.fetches() <= 1 + 11,
+        world.issuer.fetch_count() <= 1 + 11,
         "{}",
-        world.issuer.fetches()
+        world.issuer.fetch_count()
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_lived_token_is_renewed_in_its_last_tenth() {
+async fn a_short_lived_token_is_refreshed_in_its_last_tenth() {
     let world = World::new();
     world.issuer.lives(Duration::from_secs(100));
     let manager = world.manager();
@@ -112,29 +112,29 @@ async fn a_short_lived_token_is_renewed_in_its_last_tenth() {
         advance(Duration::from_secs(wait)).await;
         manager.token(&app()).await.unwrap();
         sleep(Duration::from_millis(1)).await;
-        assert_eq!(world.issuer.fetches(), fetches);
+        assert_eq!(world.issuer.fetch_count(), fetches);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_renewal_can_be_turned_off() {
+async fn refresh_ahead_can_be_turned_off() {
     let world = World::new();
-    let manager = world.builder().early_renewal(Duration::ZERO).build();
+    let manager = world.builder().refresh_ahead(Duration::ZERO).build();
     manager.token(&app()).await.unwrap();
     for (wait, fetches) in [(LIFETIME.as_secs() - 1, 1), (1, 2)] {
         advance(Duration::from_secs(wait)).await;
         manager.token(&app()).await.unwrap();
         sleep(Duration::from_millis(1)).await;
-        assert_eq!(world.issuer.fetches(), fetches);
+        assert_eq!(world.issuer.fetch_count(), fetches);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_into_the_store_does_not_end_the_cool_down_of_an_early_renewal() {
+async fn a_look_into_the_store_does_not_end_the_cooldown_of_a_refresh_ahead() {
     let world = World::new();
     let manager = world.builder().local_copy(Duration::ZERO).build();
     manager.token(&app()).await.unwrap();
-    advance(LIFETIME - EARLY).await;
+    advance(LIFETIME - AHEAD).await;
     world.issuer.usually(Behaviour::Fail(Error::refused("no")));
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(65) {
@@ -142,5 +142,5 @@ async fn a_look_into_the_store_does_not_end_the_cool_down_of_an_early_renewal() 
         sleep(Duration::from_millis(500)).await;
     }
     // One at first, then after 10 s, 20 s.
-    assert_eq!(world.issuer.fetches(), 1 + 3);
+    assert_eq!(world.issuer.fetch_count(), 1 + 3);
 }

@@ -1,20 +1,17 @@
-//! A failing source is left in peace.
+//! A failing source gets a cooldown.
 
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance};
 
-use super::world::{Behaviour, World, app};
-use crate::{Credentials, Error};
+use super::world::{Behaviour, World, app, fails_as, fails_with};
+use crate::{Credentials, Error, ErrorKind};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn errcode(errcode: i64) -> Behaviour {
-    Behaviour::Fail(Error::Errcode {
-        errcode,
-        errmsg: "no".to_owned(),
-    })
+    Behaviour::Fail(Error::api(errcode, "no"))
 }
 
 #[tokio::test(start_paused = true)]
@@ -25,10 +22,10 @@ async fn a_wrong_secret_costs_few_fetches_however_many_ask() {
     let (app, began) = (app(), Instant::now());
     while began.elapsed() < HOUR {
         let result = manager.token(&app).await;
-        assert!(matches!(result, Err(Error::Errcode { errcode: 40001, .. })));
+        assert!(fails_with(&result, 40001));
         advance(Duration::from_millis(250)).await;
     }
-    let fetches = world.issuer.fetches();
+    let fetches = world.issuer.fetch_count();
     assert!((10..=20).contains(&fetches), "{fetches} fetches");
 }
 
@@ -45,7 +42,7 @@ async fn one_tenant_with_a_wrong_secret_does_not_slow_another() {
             .await
             .is_ok()
     );
-    assert_eq!(world.issuer.fetches(), 2);
+    assert_eq!(world.issuer.fetch_count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,11 +64,11 @@ async fn a_blocked_address_stops_the_fetches_of_all_tenants() {
             })
             .collect();
         for result in all.join_all().await {
-            assert!(matches!(result, Err(Error::Errcode { errcode: 45009, .. })));
+            assert!(fails_with(&result, 45009));
         }
         advance(Duration::from_secs(10)).await;
     }
-    let fetches = world.issuer.fetches();
+    let fetches = world.issuer.fetch_count();
     assert!((10..=20).contains(&fetches), "{fetches} fetches");
 }
 
@@ -99,9 +96,9 @@ async fn after_a_block_one_probe_opens_the_way_for_all() {
         .iter()
         .filter(|result| result.is_ok())
         .count();
-    assert_eq!((served, world.issuer.fetches()), (1, 2), "one probe");
+    assert_eq!((served, world.issuer.fetch_count()), (1, 2), "one probe");
     assert!(ask_all().await.iter().all(Result::is_ok));
-    assert_eq!(world.issuer.fetches(), 1 + 50);
+    assert_eq!(world.issuer.fetch_count(), 1 + 50);
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,7 +132,7 @@ async fn a_busy_issuer_is_asked_again_three_times_at_most() {
         world.issuer.next(errcode(-1));
     }
     assert!(world.manager().token(&app()).await.is_ok());
-    assert_eq!(world.issuer.fetches(), 4);
+    assert_eq!(world.issuer.fetch_count(), 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,15 +140,12 @@ async fn a_source_that_is_not_ready_is_asked_again_at_once() {
     let world = World::new();
     world.issuer.next(Behaviour::Fail(Error::not_ready("wait")));
     let manager = world.manager();
-    assert!(matches!(
-        manager.token(&app()).await,
-        Err(Error::NotReady(_))
-    ));
+    assert!(fails_as(&manager.token(&app()).await, ErrorKind::NotReady));
     assert!(manager.token(&app()).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn forgetting_ends_a_cool_down_and_drops_the_local_copy() {
+async fn forgetting_ends_a_cooldown_and_drops_the_local_copy() {
     let world = World::new();
     world.issuer.next(errcode(40001));
     let manager = world.manager();
@@ -164,5 +158,5 @@ async fn forgetting_ends_a_cool_down_and_drops_the_local_copy() {
         token,
         "the store keeps it"
     );
-    assert_eq!(world.issuer.fetches(), 2);
+    assert_eq!(world.issuer.fetch_count(), 2);
 }

@@ -5,9 +5,9 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::source::{Hearsay, failures_behind, pause_after};
 
-/// The time after a failed fetch in which no fetch is made for the key: it doubles with each failure in a row.
+/// Whether the source may be asked for a key. After a failed fetch there is a cooldown, which doubles with each failure in a row.
 #[derive(Debug, Default)]
-pub(super) struct CoolDown {
+pub(super) struct Throttle {
     failures: u32,
     holds: Option<Hold>,
 }
@@ -18,24 +18,23 @@ struct Hold {
     until: Instant,
 }
 
-impl CoolDown {
-    /// The failure that callers get instead of a fetch, while it lasts.
+impl Throttle {
+    /// The failure that callers get instead of a fetch, during a cooldown.
     pub(super) fn error(&self, now: Instant) -> Option<&Error> {
         let hold = self.holds.as_ref()?;
         (now < hold.until).then_some(&hold.error)
     }
 
-    /// Begins after a failed fetch. Tells how long it will last, if it does.
-    pub(super) fn begin(&mut self, error: &Error, now: Instant) -> Option<Duration> {
+    /// Starts a cooldown after a failed fetch. Returns how long it lasts, if there is one.
+    pub(super) fn start(&mut self, error: &Error, now: Instant) -> Option<Duration> {
         let pause = pause_after(error, self.failures)?;
         self.failures += 1;
         self.hold(error, now + pause);
         Some(pause)
     }
 
-    /// Begins after the failed fetch of another process, for as long as is left of that one's. Tells how long it will last, if it
-    /// does.
-    pub(super) fn begin_as_heard(&mut self, heard: &Hearsay, now: Instant) -> Option<Duration> {
+    /// Joins the cooldown of another process after a failed fetch there. Returns how long it lasts, if there is one.
+    pub(super) fn start_as_heard(&mut self, heard: &Hearsay, now: Instant) -> Option<Duration> {
         pause_after(&heard.error, 0)?;
         let failures = failures_behind(&heard.error, heard.pause);
         self.failures = self.failures.max(failures);
@@ -48,7 +47,7 @@ impl CoolDown {
         self.failures
     }
 
-    /// Holds fetches back until then, where the source as a whole is closed.
+    /// No fetches until then, because the source as a whole is rate limited.
     pub(super) fn hold(&mut self, error: &Error, until: Instant) {
         self.holds = Some(Hold {
             error: error.clone(),
@@ -56,7 +55,7 @@ impl CoolDown {
         });
     }
 
-    /// Ends it. Tells whether there was one.
+    /// Ends the cooldown. Returns whether there was one.
     pub(super) fn end(&mut self) -> bool {
         self.failures = 0;
         self.holds.take().is_some()
@@ -73,9 +72,9 @@ mod tests {
     use super::*;
 
     fn pauses_after(error: &Error, failures: usize) -> Vec<u64> {
-        let (mut cool_down, now) = (CoolDown::default(), Instant::now());
+        let (mut throttle, now) = (Throttle::default(), Instant::now());
         (0..failures)
-            .filter_map(|_| cool_down.begin(error, now))
+            .filter_map(|_| throttle.start(error, now))
             .map(|pause| pause.as_secs())
             .collect()
     }
@@ -94,22 +93,20 @@ mod tests {
     }
 
     #[test]
-    fn it_lasts_as_long_as_it_says_and_ends_with_a_success() {
-        let (mut cool_down, now) = (CoolDown::default(), Instant::now());
+    fn a_cooldown_lasts_as_long_as_it_says_and_ends_with_a_success() {
+        let (mut throttle, now) = (Throttle::default(), Instant::now());
         let second = Duration::from_secs(1);
-        cool_down.begin(&Error::transient("lost"), now);
-        assert!(cool_down.error(now + second / 2).is_some());
-        assert!(cool_down.error(now + second).is_none());
-        assert!(cool_down.end());
-        assert!(cool_down.error(now).is_none());
-        assert_eq!(
-            cool_down.begin(&Error::transient("lost"), now),
-            Some(second)
-        );
+        throttle.start(&Error::transient("lost"), now);
+        assert!(throttle.error(now + second / 2).is_some());
+        assert!(throttle.error(now + second).is_none());
+        assert!(throttle.end());
+        assert!(throttle.error(now).is_none());
+        assert_eq!(throttle.start(&Error::transient("lost"), now), Some(second));
     }
+
     #[test]
-    fn what_is_heard_from_another_process_counts_like_a_failure_of_its_own() {
-        let (mut cool_down, now) = (CoolDown::default(), Instant::now());
+    fn the_failure_of_another_process_counts_like_a_local_one() {
+        let (mut throttle, now) = (Throttle::default(), Instant::now());
         let secs = Duration::from_secs;
         let error = Error::refused("no");
         let heard = Hearsay {
@@ -117,9 +114,9 @@ mod tests {
             pause: secs(20),
             left: secs(7),
         };
-        assert_eq!(cool_down.begin_as_heard(&heard, now), Some(secs(7)));
-        assert!(cool_down.error(now + secs(6)).is_some());
-        assert!(cool_down.error(now + secs(7)).is_none());
-        assert_eq!(cool_down.begin(&error, now + secs(7)), Some(secs(40)));
+        assert_eq!(throttle.start_as_heard(&heard, now), Some(secs(7)));
+        assert!(throttle.error(now + secs(6)).is_some());
+        assert!(throttle.error(now + secs(7)).is_none());
+        assert_eq!(throttle.start(&error, now + secs(7)), Some(secs(40)));
     }
 }

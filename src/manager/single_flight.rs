@@ -1,0 +1,79 @@
+use std::fmt::{self, Display};
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{AccessToken, Error};
+
+/// What a refresh brings.
+pub(super) type Outcome = Result<AccessToken, Error>;
+
+/// One refresh under way, shared by all who wait for it.
+#[derive(Clone, Debug)]
+pub(super) struct SingleFlight {
+    trigger: Trigger,
+    outcome: watch::Receiver<Option<Outcome>>,
+    deadline: Instant,
+}
+
+/// The end of a [`SingleFlight`] that the refresh itself holds. Dropping it without an outcome makes the refresh lost.
+pub(super) type OutcomeSender = watch::Sender<Option<Outcome>>;
+
+impl SingleFlight {
+    /// A refresh that is lost if it has no outcome by then.
+    pub(super) fn new(trigger: Trigger, deadline: Instant) -> (OutcomeSender, Self) {
+        let (sender, outcome) = watch::channel(None);
+        let single_flight = Self {
+            trigger,
+            outcome,
+            deadline,
+        };
+        (sender, single_flight)
+    }
+
+    pub(super) fn trigger(&self) -> Trigger {
+        self.trigger
+    }
+
+    /// Waits for the outcome. `None` if the refresh is lost, because its runtime ended or has stopped running it.
+    pub(super) async fn outcome(mut self) -> Option<Outcome> {
+        let outcome = timeout_at(self.deadline, self.outcome.wait_for(Option::is_some));
+        outcome.await.ok()?.ok()?.clone()
+    }
+
+    /// Whether there will be no outcome.
+    pub(super) fn is_lost(&self, now: Instant) -> bool {
+        now >= self.deadline || self.outcome.has_changed().is_err()
+    }
+
+    pub(super) fn is_of(&self, sender: &OutcomeSender) -> bool {
+        self.outcome.same_channel(&sender.subscribe())
+    }
+}
+
+/// Why a refresh is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trigger {
+    /// There is no local copy.
+    Cold,
+    /// The local copy will expire soon.
+    Expiring,
+    /// The local copy has expired.
+    Expired,
+    /// The API has rejected the local copy.
+    Rejected,
+    /// The local copy is old enough for the store to be asked again.
+    Stale,
+}
+
+impl Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cold => "cold",
+            Self::Expiring => "expiring",
+            Self::Expired => "expired",
+            Self::Rejected => "rejected",
+            Self::Stale => "stale",
+        })
+    }
+}

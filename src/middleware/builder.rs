@@ -1,0 +1,111 @@
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use http::Extensions;
+use reqwest::Request;
+
+use super::AccessTokenMiddleware;
+use crate::scope::Scope;
+use crate::{Credentials, TokenManager};
+
+const REFRESH_ON: [i64; 2] = [40014, 42001];
+const REPLAY_LIMIT: usize = 32 * 1024 * 1024;
+
+/// Builds an [`AccessTokenMiddleware`]: see [`AccessTokenMiddleware::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct AccessTokenMiddlewareBuilder {
+    middleware: AccessTokenMiddleware,
+}
+
+impl AccessTokenMiddlewareBuilder {
+    pub(super) fn new(manager: TokenManager) -> Self {
+        Self {
+            middleware: AccessTokenMiddleware {
+                scope: Scope::of(manager.audience()),
+                manager,
+                credentials_for: None,
+                default: None,
+                refresh_on: REFRESH_ON.into(),
+                replay_limit: REPLAY_LIMIT,
+            },
+        }
+    }
+
+    /// The app for requests without credentials of their own. Default: none.
+    ///
+    /// Without credentials from anywhere, a request fails with an error of the kind [`NoCredentials`](crate::ErrorKind::NoCredentials).
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.middleware.default = Some(self.middleware.manager.tenant(&credentials));
+        self
+    }
+
+    /// Chooses the app of a request by the request and its extensions. Default: no function.
+    ///
+    /// It is called for each request that gets a token and has no [`Credentials`] extension. If it returns `None`, the request is sent as the
+    /// [default](Self::credentials) app. Keep the credentials and return clones, because creating them computes a digest.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, TokenManager};
+    ///
+    /// #[derive(Clone)]
+    /// struct Corp(&'static str);
+    ///
+    /// fn middleware(manager: TokenManager, apps: HashMap<&'static str, Credentials>) -> AccessTokenMiddleware {
+    ///     AccessTokenMiddleware::builder(manager)
+    ///         .credentials_for(move |_request, extensions| {
+    ///             let Corp(name) = extensions.get()?;
+    ///             apps.get(name).cloned()
+    ///         })
+    ///         .build()
+    /// }
+    /// ```
+    pub fn credentials_for(
+        mut self,
+        choose: impl Fn(&Request, &Extensions) -> Option<Credentials> + Send + Sync + 'static,
+    ) -> Self {
+        self.middleware.credentials_for = Some(CredentialsFor(Arc::new(choose)));
+        self
+    }
+
+    /// The errcodes that mean that the API rejected the token. Default: 40014 and 42001.
+    ///
+    /// Only add codes that the API answers before a call has any effect, because the request is sent once more.
+    pub fn refresh_on(mut self, errcodes: impl IntoIterator<Item = i64>) -> Self {
+        self.middleware.refresh_on = errcodes.into_iter().collect();
+        self
+    }
+
+    /// How many bytes of a streamed body are kept to send it once more. Default: 32 MiB.
+    ///
+    /// If the body is longer, the request is not sent again. You get the first answer, and the next request has a new token. A body that is
+    /// in memory anyway is always sent again.
+    pub fn replay_limit(mut self, bytes: usize) -> Self {
+        self.middleware.replay_limit = bytes;
+        self
+    }
+
+    /// Builds the middleware.
+    pub fn build(self) -> AccessTokenMiddleware {
+        self.middleware
+    }
+}
+
+/// Chooses the app of a request.
+#[derive(Clone)]
+pub(super) struct CredentialsFor(Arc<Choose>);
+
+type Choose = dyn Fn(&Request, &Extensions) -> Option<Credentials> + Send + Sync;
+
+impl CredentialsFor {
+    pub(super) fn choose(&self, request: &Request, extensions: &Extensions) -> Option<Credentials> {
+        (self.0)(request, extensions)
+    }
+}
+
+impl Debug for CredentialsFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CredentialsFor")
+    }
+}

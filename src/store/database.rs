@@ -1,0 +1,133 @@
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretSlice};
+
+use crate::BoxError;
+
+/// A database that several processes share: anything that can replace a small value on a condition, in one atomic step.
+///
+/// A store over such a database returns it from [`TokenStore::database`](crate::TokenStore::database). No part of this crate calls it yet: for
+/// tokens that many processes share, use `RedisStore`.
+///
+/// `Arc` and `Box` of a database are databases too. Methods that are added later always have a default.
+#[async_trait]
+pub trait SharedDatabase: Send + Sync + 'static {
+    /// The value under this key that has not run out, with the time it has left by the database's own clock.
+    ///
+    /// Both must be read in one step, and not from a replica that lags behind.
+    ///
+    /// # Errors
+    ///
+    /// Whatever went wrong.
+    async fn load(&self, key: &str) -> Result<Option<Kept>, BoxError>;
+
+    /// If the value under this key is `expected`, byte for byte, keeps `new` for [`new.left()`](Kept::left) and returns true.
+    ///
+    /// `expected` is `None` if there must be no value, or one that has run out. Comparing and replacing are one atomic step.
+    ///
+    /// # Errors
+    ///
+    /// Whatever went wrong. The value may or may not have been replaced.
+    async fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: Option<&[u8]>,
+        new: &Kept,
+    ) -> Result<bool, BoxError>;
+}
+
+#[async_trait]
+impl<T: SharedDatabase + ?Sized> SharedDatabase for Arc<T> {
+    async fn load(&self, key: &str) -> Result<Option<Kept>, BoxError> {
+        (**self).load(key).await
+    }
+
+    async fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: Option<&[u8]>,
+        new: &Kept,
+    ) -> Result<bool, BoxError> {
+        (**self).compare_and_swap(key, expected, new).await
+    }
+}
+
+#[async_trait]
+impl<T: SharedDatabase + ?Sized> SharedDatabase for Box<T> {
+    async fn load(&self, key: &str) -> Result<Option<Kept>, BoxError> {
+        (**self).load(key).await
+    }
+
+    async fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: Option<&[u8]>,
+        new: &Kept,
+    ) -> Result<bool, BoxError> {
+        (**self).compare_and_swap(key, expected, new).await
+    }
+}
+
+/// A value in a [`SharedDatabase`], and the time it has left.
+///
+/// The bytes contain a token. They are wiped from memory when this is dropped, and [`Debug`] does not show them.
+///
+/// ```
+/// use std::time::Duration;
+/// use reqwest_wecom::Kept;
+///
+/// let kept = Kept::new("bytes", Duration::from_secs(60));
+/// assert_eq!(kept.expose_secret(), b"bytes");
+/// assert_eq!(kept.left(), Duration::from_secs(60));
+/// ```
+#[derive(Clone)]
+pub struct Kept {
+    bytes: SecretSlice<u8>,
+    left: Duration,
+}
+
+impl Kept {
+    /// These bytes, which run out in this time.
+    pub fn new(bytes: impl Into<Vec<u8>>, left: Duration) -> Self {
+        Self {
+            bytes: bytes.into().into(),
+            left,
+        }
+    }
+
+    /// The bytes. Keep them out of logs.
+    pub fn expose_secret(&self) -> &[u8] {
+        self.bytes.expose_secret()
+    }
+
+    /// The time that the value has left.
+    pub fn left(&self) -> Duration {
+        self.left
+    }
+}
+
+impl Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_bytes() {
+        let kept = Kept::new("canary", Duration::from_secs(1));
+        let shown = format!("{kept:?} {kept:#?}");
+        assert!(
+            !shown.contains("canary") && !shown.contains("99, 97"),
+            "{shown}"
+        );
+    }
+}
