@@ -302,7 +302,7 @@ async fn a_redirect_that_takes_the_secret_along_does_not_show_it() {
     ] {
         let qyapi = Qyapi::start().await;
         qyapi.script("gettoken", answer.always());
-        assert_fails(&qyapi, qyapi.source(), kind, "redirect").await;
+        assert_fails(&qyapi, qyapi.source(), kind, "for url").await;
     }
 }
 
@@ -330,8 +330,8 @@ async fn a_client_with_layers_does_not_show_the_secret_either() {
     let retrying = source(retrying(qyapi.client()).build());
     let gossip = source(ClientBuilder::new(qyapi.client()).with(Gossip).build());
     tokio::join!(
-        assert_fails(&qyapi, retrying, Kind::Transient, "after 1 retries"),
-        assert_fails(&qyapi, gossip, Kind::Transient, "after 1 retries"),
+        assert_fails(&qyapi, retrying, Kind::Transient, "gettoken"),
+        assert_fails(&qyapi, gossip, Kind::Transient, "gettoken"),
     );
     assert_eq!(qyapi.gettoken_count(), 4 * 2);
 }

@@ -89,7 +89,7 @@ impl Setup {
                 use reqwest_wecom::redis::sentinel::{SentinelClient, SentinelServerType};
                 let client = SentinelClient::build(
                     self.redis.clone(),
-                    "master",
+                    "master".to_owned(),
                     None,
                     SentinelServerType::Master,
                 );
