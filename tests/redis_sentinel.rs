@@ -201,7 +201,7 @@ async fn the_documented_rights_are_enough() {
                 .set_password("PASSWORD");
             let node = SentinelNodeConnectionInfo::default().set_redis_connection_info(user);
             let (sentinels, kind) = (vec![watched.sentinel.url()], SentinelServerType::Master);
-            SentinelClient::build(sentinels, "master", Some(node), kind).unwrap()
+            SentinelClient::build(sentinels, String::from("master"), Some(node), kind).unwrap()
         };
         for _ in 0..2 {
             let store = RedisStore::new(client());

@@ -87,9 +87,10 @@ impl Setup {
             #[cfg(feature = "redis-sentinel")]
             Kind::Sentinel => {
                 use reqwest_wecom::redis::sentinel::{SentinelClient, SentinelServerType};
+                let master = String::from("master");
                 let client = SentinelClient::build(
                     self.redis.clone(),
-                    "master".to_owned(),
+                    master,
                     None,
                     SentinelServerType::Master,
                 );
