@@ -1,8 +1,8 @@
-//! Next to other middleware: retries of one's own come first, the token last. `cargo run --example layers`
+//! With other middleware: your retries first, the access token last. `cargo run --example layers`
 //!
-//! The API (a stand-in in the same process) fails twice and has revoked the token in between; the caller sees neither.
+//! A fake API in the same process revokes the token and then fails twice. The caller notices neither.
 
-#![allow(clippy::print_stdout, reason = "it tells its story on the terminal")]
+#![allow(clippy::print_stdout, reason = "it prints to the terminal")]
 
 use anyhow::Result;
 use reqwest_middleware::ClientBuilder;

@@ -32,7 +32,7 @@ impl TokenSource for TokenServer {
             return Err(Error::refused("the token server does not know this app"));
         }
         let token = match request.rejected() {
-            // Without this, the server would return the same dead token again.
+            // Without this, the server would return the rejected token again.
             Some(rejected) => {
                 let value = rejected.expose_secret();
                 self.tokens.refresh_rejected(&app(), value).await?

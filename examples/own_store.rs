@@ -2,7 +2,7 @@
 //!
 //! The second client, like a second run of the program, finds the token of the first.
 
-#![allow(clippy::print_stdout, reason = "it tells its story on the terminal")]
+#![allow(clippy::print_stdout, reason = "it prints to the terminal")]
 
 use std::io::ErrorKind;
 use std::path::PathBuf;

@@ -1,12 +1,12 @@
-//! The main job, told step by step: `cargo run --example quickstart`.
+//! Fetching, sharing and replacing a token, step by step: `cargo run --example quickstart`.
 //!
-//! It needs nothing set up: a stand-in for the WeCom API runs in the same process. With `WECOM_CORP_ID` and
-//! `WECOM_CORP_SECRET` set, it calls the real API instead.
+//! You don't need to set anything up: a fake WeCom API runs in the same process. If you set `WECOM_CORP_ID` and
+//! `WECOM_CORP_SECRET`, it calls the real API instead.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it tells its story on the terminal"
+    reason = "it prints to the terminal"
 )]
 
 use std::env;

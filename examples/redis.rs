@@ -1,12 +1,12 @@
 //! Several processes share one token: `cargo run --features redis --example redis`.
 //!
-//! It needs a `redis-server` on the path, and starts one of its own; with `REDIS_URL` set, it uses that one. A stand-in for the WeCom
-//! API runs in the first process, which starts the others.
+//! It starts a Redis server, so you need `redis-server` in your `PATH`. If you set `REDIS_URL`, it uses that server instead. The first
+//! process runs a fake WeCom API and starts the others.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it tells its story on the terminal"
+    reason = "it prints to the terminal"
 )]
 
 use std::env;

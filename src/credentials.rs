@@ -12,8 +12,9 @@ use crate::key;
 
 /// The credentials of one app: the corp id and the app's secret.
 ///
-/// Each app of a corp has its own secret and its own token. Cloning is cheap. Creating computes a digest, so keep a `Credentials` for as
-/// long as you use the app. To send a request as a certain app, put its credentials on the request with `with_extension`:
+/// Each app of a corp has its own secret and its own token (<https://developer.work.weixin.qq.com/document/path/91039>). Cloning is cheap,
+/// but [`new`](Self::new) hashes the secret, so create the credentials of an app once and keep them. To send a request as a specific app,
+/// attach its credentials with `with_extension`:
 ///
 /// ```
 /// # use reqwest_wecom::Credentials;
@@ -25,9 +26,9 @@ use crate::key;
 /// # ;}
 /// ```
 ///
-/// White space and byte order marks at the ends of all texts are removed, so a secret that was read from a file works with its line
-/// break. Using credentials with an empty text is an error of the kind [`InvalidCredentials`](crate::ErrorKind::InvalidCredentials),
-/// before any call is made.
+/// Leading and trailing whitespace and byte order marks are removed, so you can pass a secret read from a file, line break included. If
+/// the id, the secret or the app is empty, calls fail with [`InvalidCredentials`](crate::ErrorKind::InvalidCredentials) before anything is
+/// sent.
 ///
 /// The secret is wiped from memory when the last clone is dropped, and [`Debug`] does not show it.
 #[derive(Clone)]
@@ -51,10 +52,11 @@ impl Credentials {
         Self::of(id.into(), app, Some(secret))
     }
 
-    /// Names an app without its secret, for stores and sources that need none.
+    /// Creates credentials without a secret, for sources that don't need one, such as [`StoreOnly`](crate::StoreOnly).
     ///
-    /// `app` is part of the [`TokenKey`](crate::TokenKey). To use the token that another program with the secret keeps in a shared
-    /// store, pass the first 32 hex digits of the secret's SHA-256. Otherwise any name works, such as the agent id.
+    /// `app` becomes the last part of the [`TokenKey`](crate::TokenKey). To use the token that another program keeps in a shared store,
+    /// pass what [`app`](Self::app) returns in that program: the first 32 hex digits of the secret's SHA-256. Otherwise any name works,
+    /// such as the agent id.
     pub fn without_secret(id: impl Into<String>, app: impl Into<String>) -> Self {
         Self::of(id.into(), trimmed(app.into()), None)
     }
@@ -74,8 +76,8 @@ impl Credentials {
         &self.0.id
     }
 
-    /// What tells this app from the others of its corp: the first 32 hex digits of the SHA-256 of its secret, or the name given to
-    /// [`without_secret`](Self::without_secret). It never holds the secret.
+    /// The app's part of the [`TokenKey`](crate::TokenKey): the first 32 hex digits of its secret's SHA-256, or the name given to
+    /// [`without_secret`](Self::without_secret). Safe to log.
     pub fn app(&self) -> &str {
         &self.0.app
     }
@@ -85,7 +87,7 @@ impl Credentials {
         self.0.secret.as_ref().map(ExposeSecret::expose_secret)
     }
 
-    /// What a manager knows the app by: id and app, without the deployment.
+    /// The manager's name for this app: id and app, without the deployment.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.0.name
     }
@@ -116,7 +118,7 @@ impl Debug for Credentials {
     }
 }
 
-/// The text without white space and byte order marks at its ends. What it was cut from is wiped.
+/// Trims whitespace and byte order marks at both ends, and wipes the original text.
 fn trimmed(mut text: String) -> String {
     let kept = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     if kept.len() == text.len() {

@@ -5,6 +5,7 @@ mod kind;
 
 use std::error::Error as StdError;
 use std::fmt::{self, Debug, Display};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,10 +30,13 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// # Causes
 ///
-/// [`transient`](Self::transient), [`refused`](Self::refused) and [`not_ready`](Self::not_ready) keep what caused the error as its source.
-/// You can downcast the source to your own type, unless it could give away a secret. Secrets travel in URLs, so the URL of a
-/// [`reqwest::Error`] loses its query. An error whose [`Debug`] form shows more than its text is replaced by its text. So is an error whose
-/// text has the query of a URL or what serde quotes of its input, and these are left out.
+/// [`transient`](Self::transient), [`refused`](Self::refused) and [`not_ready`](Self::not_ready) keep the cause as the error's
+/// [`source`](StdError::source). You can downcast it to its own type, unless the crate had to replace it:
+///
+/// - A [`reqwest::Error`] keeps its type, but loses the query of its URL.
+/// - An error whose [`Debug`] output differs from its text is replaced by its text. A derived `Debug` differs.
+/// - An error whose text contains the query of a URL, or input that serde quotes, is replaced by its text without these.
+/// - An error that repeats the text of its own source is replaced by its text.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -47,35 +51,39 @@ struct Inner {
 impl Error {
     /// The fetch failed, but another try may succeed: the connection was lost, for example.
     ///
-    /// The manager tries again, up to 3 times. Then it waits for 1 s before the next fetch, doubling to 30 s.
+    /// The manager retries up to 3 times within the [fetch limit](crate::TokenManagerBuilder::fetch_limit). If all tries fail, a cooldown of
+    /// 1 s starts. It doubles with each further failure, up to 30 s.
     pub fn transient(cause: impl Into<BoxError>) -> Self {
         Self::caused(Reason::Transient, cause.into(), None)
     }
 
     /// The fetch failed, and another try will not help: the secret is wrong, for example.
     ///
-    /// The manager does not try again. It waits for 10 s before the next fetch, doubling to 10 min.
+    /// The manager does not retry. A cooldown of 10 s starts. It doubles with each further failure, up to 5 min.
     pub fn refused(cause: impl Into<BoxError>) -> Self {
         Self::caused(Reason::Refused, cause.into(), None)
     }
 
-    /// The source has no token yet. It waits for a message from the platform, for example, or for another process.
+    /// The source has no token yet: it is waiting for a message from WeCom or for another process, for example.
     ///
-    /// The next request asks again.
+    /// There is no retry and no cooldown. The next request asks the source again.
     pub fn not_ready(cause: impl Into<BoxError>) -> Self {
         Self::caused(Reason::NotReady, cause.into(), None)
     }
 
-    /// The issuer answered with this errcode. The meanings of errcodes: <https://developer.work.weixin.qq.com/document/path/90313>
+    /// The issuer returned this errcode. For what it means, see <https://developer.work.weixin.qq.com/document/path/90313>.
     ///
-    /// -1 (busy) and 45033 (too many calls at the same time) are transient. 45009 (called too often) stops all fetches of the source, for
-    /// 60 s, doubling to 10 min. Everything else is refused. `errmsg` must not contain a secret.
+    /// The manager treats -1 (busy) and 45033 (too many concurrent calls) like [`transient`](Self::transient). After 45009 (rate limit) it
+    /// stops all its fetches for 60 s, doubling to 10 min. It treats all other errcodes like [`refused`](Self::refused). `errmsg` must not
+    /// contain a secret.
     pub fn api(errcode: i64, errmsg: impl Into<String>) -> Self {
         let errmsg = errmsg.into();
         Self::of(Reason::Api { errcode, errmsg })
     }
 
-    /// The same error, with the time that the issuer asks callers to wait, as in the header `Retry-After`.
+    /// Adds the time that the issuer asks callers to wait, as in the `Retry-After` header.
+    ///
+    /// Callers get it from [`retry_after`](Self::retry_after). The manager does not use it yet.
     #[must_use]
     pub fn with_retry_after(mut self, time: Duration) -> Self {
         Arc::make_mut(&mut self.0).retry_after = Some(time);
@@ -141,12 +149,13 @@ impl Error {
     /// ```
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
         redact::chain(error).find_map(|error| {
-            error.downcast_ref().or_else(|| {
-                // A `reqwest_middleware::Error` shows its content as itself, so that the content is not among the sources.
-                match error.downcast_ref()? {
-                    reqwest_middleware::Error::Middleware(content) => content.downcast_ref(),
-                    reqwest_middleware::Error::Reqwest(_) => None,
-                }
+            let shared = || Some(error.downcast_ref::<Arc<Self>>()?.as_ref());
+            let boxed = || Some(error.downcast_ref::<Box<Self>>()?.as_ref());
+            let found = error.downcast_ref().or_else(shared).or_else(boxed);
+            // These two are transparent: their `source()` skips the error that they wrap.
+            found.or_else(|| match error.downcast_ref() {
+                Some(reqwest_middleware::Error::Middleware(content)) => Self::find(&**content),
+                _ => Self::find(error.downcast_ref::<io::Error>()?.get_ref()?),
             })
         })
     }
@@ -210,8 +219,8 @@ impl Error {
 
     fn caused(reason: Reason, cause: BoxError, secret: Option<&str>) -> Self {
         Self(Arc::new(Inner {
+            cause: Some(Cause::new(cause, &[&reason.to_string(), NO_TOKEN], secret)),
             reason,
-            cause: Some(Cause::new(cause, secret)),
             retry_after: None,
         }))
     }
@@ -241,10 +250,11 @@ impl StdError for Error {
     }
 }
 
-/// A [`reqwest_middleware::Error`] shows its content as itself, so that the content is not among its sources. So that an [`Error`] is, this
-/// is the content.
+const NO_TOKEN: &str = "the request has no valid access token";
+
+/// Puts an [`Error`] among the sources of a [`reqwest_middleware::Error`], whose `source()` skips the error that it wraps directly.
 #[derive(Debug, thiserror::Error)]
-#[error("the request has no valid access token")]
+#[error("{NO_TOKEN}")]
 struct NoToken(#[source] Error);
 
 impl From<Error> for reqwest_middleware::Error {

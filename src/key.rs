@@ -23,7 +23,8 @@ const IN_DEPLOYMENT: &AsciiSet = &IN_PART.remove(b':').remove(b'/').remove(b'[')
 /// The name under which a store keeps the token of one app.
 ///
 /// [`TokenManager::key`](crate::TokenManager::key) returns it. It is `access_token:{id}:{app}` for the public API, and
-/// `access_token@{host}{path}:{id}:{app}` for any other [`Audience`]. So two deployments never share a token, even in one store.
+/// `access_token@{host}{path}:{id}:{app}` for any other [`Audience`]. So two deployments never share a token, even in one store. Deployments are told apart by host, port and path: one port serves either
+/// `http` or `https`.
 ///
 /// | part | what it is |
 /// | --- | --- |
@@ -32,8 +33,8 @@ const IN_DEPLOYMENT: &AsciiSet = &IN_PART.remove(b':').remove(b'/').remove(b'[')
 /// | `{id}` | the corp id |
 /// | `{app}` | the first 32 hex digits of the SHA-256 of the app's secret, or the name given to [`Credentials::without_secret`] |
 ///
-/// Parts are percent-encoded outside of `A-Za-z0-9._~-`. Host and path keep `:`, `/`, `[` and `]` too. Read from the right, a key is
-/// unambiguous. To use it as a file name, encode `%`, `:` and `/` again.
+/// In each part, all characters except `A-Za-z0-9._~-` are percent-encoded. Host and path also keep `:`, `/`, `[` and `]`. To take a key
+/// apart, split it at its last two colons. To use it as a file name, percent-encode `%`, `:` and `/` again.
 ///
 /// The key never holds the secret, so you can log it. Its form is stable: you can use it in a database, and build it in other languages.
 ///

@@ -53,10 +53,7 @@ pub(crate) fn take_out(url: &mut Url, secret: &str) {
     let kept = kept.join("&");
     url.set_query((!kept.is_empty()).then_some(&kept));
     if shows(url.as_str(), secret) {
-        url.set_fragment(None);
-        // Neither can fail where there is one to be taken off.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
+        take_out_credentials(url);
     }
     if shows(url.as_str(), secret) {
         url.set_path("");
@@ -78,15 +75,23 @@ pub(crate) fn request_error(error: &reqwest_middleware::Error) -> Option<&reqwes
     }
 }
 
-/// Takes the query and the fragment out of the URL of a request's error, and the secret wherever else a redirect has put it.
+/// Takes all that may be secret out of the URL of a request's error: the query, the fragment, the user name and the password, and the secret
+/// wherever else a redirect has put it.
 pub(crate) fn take_out_of_request_error(error: &mut reqwest::Error, secret: Option<&str>) {
     if let Some(url) = error.url_mut() {
         url.set_query(None);
-        url.set_fragment(None);
+        take_out_credentials(url);
         if let Some(secret) = secret {
             take_out(url, secret);
         }
     }
+}
+
+fn take_out_credentials(url: &mut Url) {
+    url.set_fragment(None);
+    // Neither can fail where there is one to be taken off.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
 }
 
 /// An error and its sources.
@@ -105,73 +110,126 @@ pub(crate) fn all_that_is_said(error: &(dyn StdError + 'static)) -> String {
     said
 }
 
-/// The text of an error and of each of its sources, but none that the one before has in it already. Without the queries of URLs and what
-/// serde quotes.
-pub(crate) fn said(error: &(dyn StdError + 'static)) -> Vec<String> {
+/// The text of an error and of each of its sources, without what may be secret. None is part of another, or one of those that were said
+/// `before`.
+pub(crate) fn said(error: &(dyn StdError + 'static), before: &[&str]) -> Vec<String> {
     let mut said: Vec<String> = Vec::new();
     for error in chain(error) {
-        let text = error.to_string();
-        let text = without_quotes(&text).unwrap_or(text);
-        let text = without_queries(&text).unwrap_or(text);
-        if said.iter().all(|before| !before.contains(&text)) {
-            said.push(text);
+        let mut text = error.to_string();
+        if !error.is::<crate::Error>() {
+            text = without_secrets(&text).unwrap_or(text);
         }
+        for before in before.iter().filter(|before| !before.is_empty()) {
+            if text.contains(before) {
+                text = text.replace(before, "").trim_matches([':', ' ']).to_owned();
+            }
+        }
+        if text.is_empty() || said.iter().any(|before| before.contains(&text)) {
+            continue;
+        }
+        said.retain(|before| !text.contains(before.as_str()));
+        said.push(text);
     }
     said
 }
 
-/// Whether an error says what one of its sources says too.
-pub(crate) fn repeats_itself(error: &(dyn StdError + 'static)) -> bool {
-    said(error).len() < chain(error).count()
+/// Whether an error says what one of its sources says too, or what was said `before`.
+pub(crate) fn repeats_itself(error: &(dyn StdError + 'static), before: &[&str]) -> bool {
+    let all: Vec<_> = chain(error).map(ToString::to_string).collect();
+    let is_in = |text: &str, others: &[String]| others.iter().any(|other| other.contains(text));
+    all.iter().enumerate().any(|(n, text)| {
+        is_in(text, &all[..n])
+            || is_in(text, &all[n + 1..])
+            || before.iter().any(|before| text.contains(before))
+    })
 }
 
 /// What an error and its sources say, in one line.
 pub(crate) fn in_one_line(error: &(dyn StdError + 'static)) -> String {
-    said(error).join(": ")
+    said(error, &[]).join(": ")
 }
 
 /// Whether the text may show a secret that nobody knows of: the query or the password of a URL, or what serde has read.
 pub(crate) fn may_show_secret(text: &str) -> bool {
-    let in_debug_of_url = ["query: Some(", "password: Some("];
-    in_debug_of_url.iter().any(|part| text.contains(part))
-        || without_queries(text).is_some()
-        || without_quotes(text).is_some()
+    let in_debug_of_url = ["query: Some(", "password: Some(", "fragment: Some("];
+    in_debug_of_url.iter().any(|part| text.contains(part)) || without_secrets(text).is_some()
 }
 
-/// The text without what serde quotes in its errors of what it has read; `None` if it quotes nothing.
+/// The text without what may be secret in it; `None` if there is nothing.
+fn without_secrets(text: &str) -> Option<String> {
+    let no_quotes = without_quotes(text);
+    let no_queries = without_queries(no_quotes.as_deref().unwrap_or(text));
+    no_queries.or(no_quotes)
+}
+
+/// The text without what serde and its formats quote of what they have read; `None` if they quote nothing.
 fn without_quotes(text: &str) -> Option<String> {
-    let quoting = [
-        "invalid type: ",
-        "invalid value: ",
-        "unknown variant ",
-        "unknown field ",
-    ];
-    let begins = |marker: &&str| Some(text.find(marker)? + marker.len());
-    let from = quoting.iter().filter_map(begins).min()?;
+    // An excerpt of the input, as some formats show it.
+    let is_excerpt = |line: &&str| {
+        let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c.is_whitespace());
+        line.starts_with('|')
+    };
+    let has_excerpt = text.lines().any(|line| is_excerpt(&line));
+    let lines = text.lines().filter(|line| !is_excerpt(line));
+    let shorter = has_excerpt.then(|| lines.collect::<Vec<_>>().join("\n"));
+    let text = shorter.as_deref().unwrap_or(text);
+
+    let begins = |marker: &str| Some(text.find(marker)? + marker.len());
+    let value = ["invalid type: ", "invalid value: "];
+    let name = ["unknown field ", "unknown variant "];
+    let value = value.into_iter().filter_map(begins).min();
+    let name = name.into_iter().filter_map(begins).min();
+    let Some(from) = value.into_iter().chain(name).min() else {
+        return shorter;
+    };
     let (before, quoted) = text.split_at(from);
-    let after = quoted.rfind(", expected ").map_or("", |at| &quoted[at..]);
+    // After a name comes what is expected in its place, which the name itself could imitate.
+    let after = match value {
+        Some(value) if value == from => quoted.rfind(", expected ").map_or("", |at| &quoted[at..]),
+        _ => "",
+    };
     Some(format!("{before}***{after}"))
 }
 
-/// The text with the queries of its URLs cut off; `None` if it has no URL with a query.
-pub(crate) fn without_queries(text: &str) -> Option<String> {
+/// The text without the queries, fragments and passwords of URLs; `None` if there are none.
+fn without_queries(text: &str) -> Option<String> {
     let mut left = String::new();
-    let mut rest = text;
-    let mut has_query = false;
-    while let Some((before, url)) = rest.split_once("://") {
-        let (url, after) = url.split_at(url.find(char::is_whitespace).unwrap_or(url.len()));
-        left.extend([before, "://"]);
-        match url.split_once('?') {
-            Some((url, _query)) => {
-                has_query = true;
-                left.extend([url, "?***"]);
+    let mut has_any = false;
+    for word in text.split_inclusive(char::is_whitespace) {
+        let (word, blank) = word.split_at(word.trim_end().len());
+        match without_query(word) {
+            Some(word) => {
+                has_any = true;
+                left.push_str(&word);
             }
-            None => left.push_str(url),
+            None => left.push_str(word),
         }
-        rest = after;
+        left.push_str(blank);
     }
-    left.push_str(rest);
-    has_query.then_some(left)
+    has_any.then_some(left)
+}
+
+fn without_query(word: &str) -> Option<String> {
+    let (scheme, rest) = match word.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        // A path alone has a query if that has a value.
+        None if word
+            .split_once('?')
+            .is_some_and(|(_, query)| query.contains('=')) =>
+        {
+            (String::new(), word)
+        }
+        None => return None,
+    };
+    let end = rest.find(['?', '#']).filter(|end| end + 1 < rest.len());
+    let (url, is_cut) = (&rest[..end.unwrap_or(rest.len())], end.is_some());
+    let authority = url.split('/').next().unwrap_or_default();
+    let (user, url) = match authority.rfind('@') {
+        Some(at) if !scheme.is_empty() => ("***@", &url[at + 1..]),
+        _ => ("", url),
+    };
+    let cut = if is_cut { "?***" } else { "" };
+    (is_cut || !user.is_empty()).then(|| format!("{scheme}{user}{url}{cut}"))
 }
 
 #[cfg(test)]
@@ -229,7 +287,7 @@ mod tests {
             ),
             (
                 "a row: unknown variant `x`, expected `a` or `b`",
-                "a row: unknown variant ***, expected `a` or `b`",
+                "a row: unknown variant ***",
             ),
             (
                 "unknown field `x`, there are no fields",
@@ -260,10 +318,24 @@ mod tests {
                 "\"https://h/p\", https://h?x",
                 "\"https://h/p\", https://h?***",
             ),
+            ("https://h/p#a=b c", "https://h/p?*** c"),
+            ("https://u:s@h/p c", "https://***@h/p c"),
+            ("GET /p?a=b#c d", "GET /p?*** d"),
+            ("h/p?a=b", "h/p?***"),
         ] {
             assert_eq!(without_queries(text).as_deref(), Some(left));
         }
-        for text in ["", "why?", "://", "https://h/p why?", "a://b c://d"] {
+        for text in [
+            "",
+            "why?",
+            "://",
+            "https://h/p why?",
+            "a://b c://d",
+            "a?b",
+            "a@b",
+            "https://h/@a",
+            "https://h?",
+        ] {
             assert_eq!(without_queries(text), None, "{text}");
         }
     }

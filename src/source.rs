@@ -43,27 +43,31 @@ use crate::{Error, FetchedToken};
 ///         if let Some(rejected) = request.rejected() {
 ///             call = call.body(rejected.expose_secret().to_owned());
 ///         }
-///         let answer = call.send().await.map_err(Error::transient)?;
-///         let answer = answer.error_for_status().map_err(Error::refused)?;
-///         let value = answer.text().await.map_err(Error::transient)?;
+///         let failed = |error: reqwest::Error| match error.status() {
+///             Some(status) if status.is_client_error() => Error::refused(error),
+///             _ => Error::transient(error),
+///         };
+///         let answer = call.send().await.and_then(|answer| answer.error_for_status()).map_err(failed)?;
+///         let value = answer.text().await.map_err(failed)?;
 ///         Ok(FetchedToken::new(value, Duration::from_secs(60)))
 ///     }
 /// }
 /// ```
 ///
-/// A source reads no clock: it returns how long the token lives, and the [`TokenManager`](crate::TokenManager) does the rest.
+/// A source needs no clock. It returns how long the token is valid, and the [`TokenManager`](crate::TokenManager) works out when it expires.
 ///
 /// `Arc` and `Box` of a source are sources too. Methods that are added later always have a default.
 #[async_trait]
 pub trait TokenSource: Send + Sync + 'static {
     /// Fetches a new token.
     ///
-    /// This is one try. The manager tries again after a failure, limits the time, and shares the result.
+    /// Make one try only. The manager retries a transient failure up to 3 times. It limits one try to 5 s and all tries to the
+    /// [fetch limit](crate::TokenManagerBuilder::fetch_limit), and gives the result to all callers who wait for it.
     ///
     /// # Errors
     ///
-    /// What happens next depends on the error: see [`Error::transient`], [`Error::refused`], [`Error::not_ready`] and [`Error::api`]. It must
-    /// not contain a secret.
+    /// Return [`Error::transient`], [`Error::refused`], [`Error::not_ready`] or [`Error::api`]. The choice decides whether the manager
+    /// retries and how long the cooldown is. The error must not contain a secret.
     ///
     /// # Panics
     ///
@@ -71,20 +75,21 @@ pub trait TokenSource: Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// The manager drops the future when the fetch takes too long, or when the runtime ends.
+    /// The manager drops the future when the try takes longer than 5 s or than what is left of the fetch limit, and when the runtime shuts
+    /// down.
     async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error>;
 
-    /// What the tokens of this source are for. Only requests to it get one. Default: `https://qyapi.weixin.qq.com/`.
+    /// The API that the tokens of this source are for. Only requests to it get a token. Default: `https://qyapi.weixin.qq.com/`.
     ///
-    /// The manager asks once, when it is built.
+    /// The manager calls this once, when it is built.
     fn audience(&self) -> Audience {
         Audience::default()
     }
 
     /// Whether this source ever fetches. Default: true.
     ///
-    /// Return false if another program fetches, as [`StoreOnly`] does. The manager then never takes a lease, so a shared store needs no right to
-    /// write. It asks once, when it is built.
+    /// Return false if another program fetches the tokens, as [`StoreOnly`] does. The manager then takes no lease, so it needs only read
+    /// access to a shared store. The manager calls this once, when it is built.
     fn fetches(&self) -> bool {
         true
     }

@@ -89,7 +89,7 @@ impl AccessToken {
         self.0.expires_at
     }
 
-    /// Whether this may be the other token, from a store that keeps times in whole seconds.
+    /// Whether both may be the same token: a store may round times to whole seconds.
     pub(crate) fn is_likely(&self, other: &Self) -> bool {
         let between = match self.fetched_at().duration_since(other.fetched_at()) {
             Ok(later) => later,
@@ -164,8 +164,8 @@ impl<'de> Deserialize<'de> for AccessToken {
 
 /// What a [`TokenSource`](crate::TokenSource) returns: the value of a token, and how long it lives.
 ///
-/// The manager makes an [`AccessToken`] of it. It counts the lifetime from just before it asked the source, so that the time of the
-/// answer's way does not count as life of the token. [`Debug`] does not show the value.
+/// The manager turns it into an [`AccessToken`]. The lifetime counts from just before the manager called the source, so a slow answer
+/// never makes a token look valid for too long. [`Debug`] does not show the value.
 ///
 /// ```
 /// use std::time::Duration;
@@ -181,10 +181,10 @@ pub struct FetchedToken {
 }
 
 impl FetchedToken {
-    /// A token with this value, which expires in this time.
+    /// Creates a token with this value and lifetime.
     ///
-    /// Not every token can be used: one with an empty value, with more than 4,096 bytes, or without any time left is a failed fetch.
-    /// A lifetime of more than 30 days is cut to 30 days.
+    /// The value must have 1 to 4,096 bytes, and the lifetime must be at least 1 ms. Otherwise the fetch fails with
+    /// [`Refused`](crate::ErrorKind::Refused). A lifetime of more than 30 days is cut to 30 days.
     pub fn new(value: impl Into<String>, expires_in: Duration) -> Self {
         Self::from_secret(value.into().into(), expires_in)
     }
@@ -215,6 +215,13 @@ impl Debug for FetchedToken {
 fn unix_millis(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn to_the_second(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH
+        .checked_add(Duration::from_secs(since.as_secs()))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 pub(crate) fn to_the_millisecond(time: SystemTime) -> SystemTime {

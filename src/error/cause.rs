@@ -18,7 +18,8 @@ pub(super) struct Cause {
 
 impl Cause {
     /// Keeps the error itself where nothing in it can give away a secret, and otherwise what it says.
-    pub(super) fn new(error: BoxError, secret: Option<&str>) -> Self {
+    /// `before`: what the error that it causes says itself.
+    pub(super) fn new(error: BoxError, before: &[&str], secret: Option<&str>) -> Self {
         let mut error = match error.downcast::<reqwest_middleware::Error>() {
             Ok(error) => match *error {
                 reqwest_middleware::Error::Reqwest(error) => error.into(),
@@ -30,10 +31,10 @@ impl Cause {
         if let Some(error) = error.downcast_mut::<reqwest::Error>() {
             redact::take_out_of_request_error(error, secret);
         }
-        let error = if is_harmless(&*error, secret) {
+        let error = if is_harmless(&*error, before, secret) {
             error
         } else {
-            Box::new(Said::by(&*error, secret))
+            Box::new(Said::by(&*error, before, secret))
         };
         Self {
             error: error.into(),
@@ -61,6 +62,7 @@ fn tells_of_timeout(error: &(dyn StdError + 'static)) -> bool {
         let io = error.downcast_ref::<io::Error>();
         let ours = error.downcast_ref::<Error>();
         request.is_some_and(reqwest::Error::is_timeout)
+            || error.is::<tokio::time::error::Elapsed>()
             || io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
             || ours.is_some_and(Error::is_timeout)
     })
@@ -69,9 +71,22 @@ fn tells_of_timeout(error: &(dyn StdError + 'static)) -> bool {
 fn tells_of_connecting(error: &(dyn StdError + 'static)) -> bool {
     any_in(error, |error| {
         let request = error.downcast_ref::<reqwest::Error>();
+        let io = error.downcast_ref::<io::Error>();
         let ours = error.downcast_ref::<Error>();
-        request.is_some_and(reqwest::Error::is_connect) || ours.is_some_and(Error::is_connect)
+        request.is_some_and(reqwest::Error::is_connect)
+            || io.is_some_and(is_unreachable)
+            || ours.is_some_and(Error::is_connect)
     })
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
 }
 
 /// Whether this is so of an error of the chain, or of the request's own error that a layer of a client has wrapped.
@@ -87,22 +102,44 @@ fn any_in(
 }
 
 /// Whether the error can be kept as it is: neither its text nor its `Debug` form can give away a secret, and it says nothing twice.
-fn is_harmless(error: &(dyn StdError + 'static), secret: Option<&str>) -> bool {
+fn is_harmless(error: &(dyn StdError + 'static), before: &[&str], secret: Option<&str>) -> bool {
     let all = redact::all_that_is_said(error);
-    !redact::repeats_itself(error)
+    !redact::repeats_itself(error, before)
         && !redact::may_show_secret(&all)
         && secret.is_none_or(|secret| !redact::shows(&all, secret))
-        && redact::chain(error)
-            // What is below these two is known.
-            .take_while(|error| !error.is::<Error>() && !error.is::<reqwest::Error>())
-            .all(shows_what_it_says)
+        && shows_what_it_says(error)
+}
+
+/// Whether the `Debug` forms of an error and its sources tell no more than their texts.
+fn shows_what_it_says(error: &(dyn StdError + 'static)) -> bool {
+    let mut below_request = false;
+    redact::chain(error)
+        .take_while(|error| !error.is::<Error>())
+        .all(|error| {
+            below_request |= error.is::<reqwest::Error>();
+            below_request || shows_its_text(error)
+        })
+        && (!below_request || quotes_what_it_says(error))
+}
+
+/// Whether all that the `Debug` form of an error quotes is in the text of the error or of its sources.
+///
+/// The errors of `reqwest` and of what is below it have `Debug` forms of their own, and those of a program may be among them: of a body, a
+/// resolver, a policy for redirects.
+fn quotes_what_it_says(error: &(dyn StdError + 'static)) -> bool {
+    let texts: Vec<_> = redact::chain(error).map(ToString::to_string).collect();
+    let said = texts.join("\n");
+    let shown = format!("{error:?}");
+    let mut quoted = shown.split('"').skip(1).step_by(2);
+    // Escapes would make it hard to tell, and lists may be bytes.
+    !shown.contains(['\\', '[']) && quoted.all(|text| said.contains(text))
 }
 
 /// Whether the `Debug` form of an error, without its sources, tells no more than its text.
-fn shows_what_it_says(error: &(dyn StdError + 'static)) -> bool {
+fn shows_its_text(error: &(dyn StdError + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return match error.get_ref() {
-            Some(content) => content.is::<Error>() || shows_what_it_says(content),
+            Some(content) => content.is::<Error>() || shows_its_text(content),
             None => true,
         };
     }
@@ -119,9 +156,15 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    pub(crate) fn by(error: &(dyn StdError + 'static), secret: Option<&str>) -> Self {
-        let mut texts = redact::said(error).into_iter();
-        let first = texts.next().unwrap_or_default();
+    pub(crate) fn by(
+        error: &(dyn StdError + 'static),
+        before: &[&str],
+        secret: Option<&str>,
+    ) -> Self {
+        let mut texts = redact::said(error, before).into_iter();
+        let first = texts
+            .next()
+            .unwrap_or_else(|| "(nothing more is known)".to_owned());
         let source = texts.rev().fold(None, |source, text| {
             Some(Box::new(Self::new(&text, source, secret)))
         });

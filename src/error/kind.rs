@@ -10,7 +10,7 @@ pub enum ErrorKind {
     InvalidCredentials,
     /// The source needs a secret, and the credentials have none.
     NoSecret,
-    /// The issuer of tokens answered an [`errcode`](crate::Error::errcode), such as 40001 (wrong secret) or 40013 (wrong corp id).
+    /// The issuer of tokens returned an [`errcode`](crate::Error::errcode), such as 40001 (wrong secret) or 40013 (wrong corp id).
     Api,
     /// The fetch failed, but another try may succeed: no connection, or HTTP 5xx, for example.
     Transient,
@@ -18,13 +18,14 @@ pub enum ErrorKind {
     Refused,
     /// The source has no token yet.
     NotReady,
-    /// A time limit ended: that of the fetch, or that of the request.
+    /// A timeout elapsed: the [fetch limit](crate::TokenManagerBuilder::fetch_limit), or the timeout of the request.
     TimedOut,
-    /// The API rejected the last tokens too, so the next fetch has to wait.
+    /// The API keeps rejecting new tokens, or the [refresh budget](crate::TokenManagerBuilder::refresh_budget) is used up, so the next fetch
+    /// has to wait.
     ///
     /// Only [`TokenManager::refresh_rejected`](crate::TokenManager::refresh_rejected) returns this. A request gets the API's own answer instead.
     HeldBack,
-    /// The source or the store panicked, or the runtime that the refresh ran on ended.
+    /// The source panicked, or the tokio runtime shut down or stopped running the refresh.
     Interrupted,
     /// The call was made outside a tokio runtime.
     NoRuntime,
@@ -43,17 +44,21 @@ pub(super) enum Reason {
         "the source needs a secret, and the credentials of {id} have none: create them with `Credentials::new`"
     )]
     NoSecret { id: String },
-    #[error("errcode {errcode} instead of an access token{}{}", in_brackets(errmsg), advice(*errcode))]
+    #[error("fetching an access token failed with errcode {errcode}{}{}", in_brackets(errmsg), advice(*errcode))]
     Api { errcode: i64, errmsg: String },
-    #[error("fetching an access token failed, another try may succeed")]
+    #[error("fetching an access token failed, but another try may succeed")]
     Transient,
     #[error("fetching an access token failed, and another try will not help")]
     Refused,
-    #[error("there is no access token yet")]
+    #[error("the source has no access token yet")]
     NotReady,
-    #[error("no access token within {limit:?}: check the network, or raise the limit")]
+    #[error(
+        "no access token after {limit:?}: check the network, or raise the timeout of the request or `fetch_limit`"
+    )]
     TimedOut { limit: Duration },
-    #[error("the API rejected the last access tokens too, so the next fetch has to wait")]
+    #[error(
+        "the API keeps rejecting access tokens, so the next fetch has to wait: try again later"
+    )]
     HeldBack,
     #[error("the refresh of the access token ended without a result: {by}")]
     Interrupted { by: &'static str },
@@ -91,9 +96,9 @@ fn advice(errcode: i64) -> &'static str {
     match errcode {
         40001 => ": check the secret, and that the app is enabled",
         40013 => ": check the corp id",
-        45009 => ": too many calls, wait before you try again",
-        45033 => ": too many calls at the same time, try again",
-        60020 => ": add the IP address of this machine to the trusted IPs of the app",
+        45009 => ": rate limit reached, wait before you try again",
+        45033 => ": too many concurrent calls, try again",
+        60020 => ": add this machine's IP address to the app's trusted IPs",
         -1 => ": WeCom is busy, try again",
         _ => "",
     }

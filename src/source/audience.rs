@@ -9,9 +9,10 @@ pub struct Audience {
 }
 
 impl Audience {
-    /// The API below this base URL: scheme, host, port, and the path before `/cgi-bin/`, with or without a slash at the end.
+    /// Creates an audience from its base URL: scheme, host, port, and the path before `/cgi-bin/`, with or without a trailing slash.
     ///
-    /// A query, a fragment, a user name and a password are removed. Requests with the scheme `http` get no token unless the base URL says `http`.
+    /// The query, the fragment, the user name and the password are removed. Requests to `http://` get a token only if the base URL starts
+    /// with `http://`.
     ///
     /// ```
     /// # use reqwest_wecom::Audience;

@@ -26,7 +26,12 @@ const LONGEST_MESSAGE: usize = 300;
 ///
 /// It needs [`Credentials`](crate::Credentials) with a secret.
 ///
-/// You can give it a client with layers. They see the secret, which travels in the URL, so what they log shows it.
+/// You can pass a client with other middleware. The secret travels in the URL, so that middleware sees it and may log it.
+///
+/// # Errors
+///
+/// An errcode becomes an [`Error::api`]. A lost connection, a timeout and HTTP 5xx are [transient](Error::transient). Any other HTTP
+/// status, and an answer without a usable token, is [refused](Error::refused).
 #[derive(Clone)]
 pub struct GetToken {
     http: ClientWithMiddleware,
@@ -34,9 +39,10 @@ pub struct GetToken {
 }
 
 impl GetToken {
-    /// Asks `https://qyapi.weixin.qq.com` through this client: a [`reqwest::Client`], or one with layers.
+    /// Calls `gettoken` at `https://qyapi.weixin.qq.com` through this client: a [`reqwest::Client`] or a [`ClientWithMiddleware`].
     ///
-    /// Build the client with `.referer(false)`. Otherwise a redirect to another host sends the secret there in the header `Referer`.
+    /// Build the client with `.referer(false)`. Otherwise `reqwest` sends the whole URL, secret included, as `Referer` to the target of a
+    /// redirect.
     pub fn new(http: impl Into<ClientWithMiddleware>) -> Self {
         Self {
             http: http.into(),
@@ -44,9 +50,9 @@ impl GetToken {
         }
     }
 
-    /// Asks a private deployment or a gateway. The base URL is everything before `/cgi-bin/`.
+    /// Sets the base URL of a private deployment or a gateway: everything before `/cgi-bin/`. Default: `https://qyapi.weixin.qq.com/`.
     ///
-    /// It decides two things: where `gettoken` is called, and which requests get the token.
+    /// It decides where `gettoken` is called and which requests get the token.
     ///
     /// ```
     /// # use reqwest_wecom::GetToken;
@@ -124,19 +130,19 @@ fn wiped_when_dropped<'de, D: Deserializer<'de>>(
 /// What is wrong with an answer of `gettoken`. The body is never quoted, since it may contain a token.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    #[error("gettoken answered HTTP {0}")]
+    #[error("gettoken returned HTTP {0}")]
     Status(StatusCode),
-    #[error("gettoken answered {0} bytes that are not the expected JSON: check the base URL")]
+    #[error("gettoken returned {0} bytes that are not the expected JSON: check the base URL")]
     NotJson(usize),
-    #[error("gettoken answered more than {LONGEST_ANSWER} bytes: check the base URL")]
+    #[error("gettoken returned more than {LONGEST_ANSWER} bytes: check the base URL")]
     TooLong,
-    #[error("gettoken answered without an access_token")]
+    #[error("gettoken returned no access_token")]
     NoToken,
-    #[error("gettoken answered an empty access_token")]
+    #[error("gettoken returned an empty access_token")]
     EmptyToken,
-    #[error("gettoken answered no expires_in, or one that is not a whole number")]
+    #[error("gettoken returned no expires_in, or one that is not a whole number")]
     NoLifetime,
-    #[error("gettoken answered expires_in {0}, which is not a plausible lifetime in seconds")]
+    #[error("gettoken returned expires_in {0}, which is not a plausible lifetime in seconds")]
     Lifetime(i128),
 }
 

@@ -1,16 +1,16 @@
 use crate::{AccessToken, Credentials};
 
-/// What a [`TokenSource`](crate::TokenSource) is asked for.
+/// The argument of [`TokenSource::fetch`](crate::TokenSource::fetch): which app needs a token, and why.
 ///
-/// The manager makes these. To test a source of your own, make one with [`new`](Self::new):
+/// The manager creates it. To test your own source, create one with [`new`](Self::new):
 ///
 /// ```
 /// use std::time::SystemTime;
 /// use reqwest_wecom::{AccessToken, Credentials, FetchRequest};
 ///
-/// let dead = AccessToken::from_parts("dead", SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
-/// let request = FetchRequest::new(Credentials::new("ww1234", "secret")).with_rejected(dead);
-/// assert_eq!(request.rejected().unwrap().expose_secret(), "dead");
+/// let rejected = AccessToken::from_parts("rejected", SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
+/// let request = FetchRequest::new(Credentials::new("ww1234", "secret")).with_rejected(rejected);
+/// assert_eq!(request.rejected().unwrap().expose_secret(), "rejected");
 /// assert!(!request.is_forced());
 /// ```
 ///
@@ -23,7 +23,7 @@ pub struct FetchRequest {
 }
 
 impl FetchRequest {
-    /// Asks for a token for these credentials: none was rejected, and nobody forces it.
+    /// Creates a request for these credentials, without a rejected token and not forced.
     pub fn new(credentials: Credentials) -> Self {
         Self {
             credentials,
@@ -32,34 +32,36 @@ impl FetchRequest {
         }
     }
 
-    /// The same request, because the API has rejected this token.
+    /// Adds the token that the API rejected.
     #[must_use]
     pub fn with_rejected(mut self, token: AccessToken) -> Self {
         self.rejected = Some(token);
         self
     }
 
-    /// The same request, forced by an operator.
+    /// Marks the request as forced by an operator.
     #[must_use]
     pub fn forced(mut self) -> Self {
         self.is_forced = true;
         self
     }
 
-    /// Who asks.
+    /// The app that needs a token.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
-    /// The token that the API has rejected, if that is why a new one is needed. A source must not return it again.
+    /// The token that the API rejected, if that is why the manager needs a new one. Do not return it again.
     ///
-    /// If the rejection was reported with [`refresh_rejected`](crate::TokenManager::refresh_rejected) and the manager never had that value, the
-    /// token's times are those of the report.
+    /// If a caller reported the value with [`refresh_rejected`](crate::TokenManager::refresh_rejected) and the manager did not know it, only
+    /// the value is real. Then `fetched_at` is the time of the report, and `expires_at` is 30 days later.
     pub fn rejected(&self) -> Option<&AccessToken> {
         self.rejected.as_ref()
     }
 
-    /// Whether an operator wants a new token, even if the one in use is good. A source that caches tokens must not return a cached one.
+    /// Whether an operator asked for a new token although the current one works. If your source caches tokens, do not return a cached one.
+    ///
+    /// The manager does not set this yet, so it is false unless you call [`forced`](Self::forced).
     pub fn is_forced(&self) -> bool {
         self.is_forced
     }

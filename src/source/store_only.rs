@@ -3,18 +3,20 @@ use async_trait::async_trait;
 use super::{Audience, FetchRequest, TokenSource};
 use crate::{Error, FetchedToken, TokenKey};
 
-/// A source that never fetches: for programs that only use the tokens that another program puts into a shared store.
+/// A source that never fetches. Use it if another program fetches the tokens and puts them into a shared store.
 ///
-/// While the store has no token that can serve, requests fail with an error of the kind [`NotReady`](crate::ErrorKind::NotReady). Each
-/// request asks the store again.
+/// If the store has no usable token, requests fail with [`NotReady`](crate::ErrorKind::NotReady). Each new request asks the store again.
 ///
 /// ```
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, MokaStore, StoreOnly, TokenManager};
 ///
 /// # let shared_store = MokaStore::new();
+/// // `Credentials::app` returns this in the program that fetches. It is not secret.
+/// let app = "2bb80d537b1da3e38bd30361aa855686";
+///
 /// let manager = TokenManager::builder(StoreOnly::default()).store(shared_store).build();
 /// let middleware = AccessTokenMiddleware::builder(manager)
-///     .credentials(Credentials::without_secret("ww1234", "1000002"))
+///     .credentials(Credentials::without_secret("ww1234", app))
 ///     .build();
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -23,7 +25,7 @@ pub struct StoreOnly {
 }
 
 impl StoreOnly {
-    /// For the tokens of another deployment than `qyapi.weixin.qq.com`.
+    /// Uses tokens for this API. For `qyapi.weixin.qq.com`, use `StoreOnly::default()`.
     pub fn new(audience: Audience) -> Self {
         Self { audience }
     }
@@ -34,7 +36,7 @@ impl TokenSource for StoreOnly {
     async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
         let key = TokenKey::new(&self.audience, request.credentials());
         Err(Error::not_ready(format!(
-            "the store has no usable token under {key}, and this program does not fetch any: check that the program that does is running"
+            "the store has no usable token under {key}, and this program fetches none: check that the program that fetches is running"
         )))
     }
 

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 
 use crate::BoxError;
 
-/// A database that several processes share: anything that can replace a small value on a condition, in one atomic step.
+/// A database that several processes share: anything that has an atomic compare-and-swap for small values.
 ///
 /// A store over such a database returns it from [`TokenStore::database`](crate::TokenStore::database). No part of this crate calls it yet: for
 /// tokens that many processes share, use `RedisStore`.
@@ -15,22 +15,23 @@ use crate::BoxError;
 /// `Arc` and `Box` of a database are databases too. Methods that are added later always have a default.
 #[async_trait]
 pub trait SharedDatabase: Send + Sync + 'static {
-    /// The value under this key that has not run out, with the time it has left by the database's own clock.
+    /// Returns the value under this key and its remaining time by the database's own clock, or `None` if it is missing or has expired.
     ///
-    /// Both must be read in one step, and not from a replica that lags behind.
+    /// Read both in one atomic step, and not from a replica that may lag.
     ///
     /// # Errors
     ///
-    /// Whatever went wrong.
+    /// Any failure.
     async fn load(&self, key: &str) -> Result<Option<Kept>, BoxError>;
 
-    /// If the value under this key is `expected`, byte for byte, keeps `new` for [`new.left()`](Kept::left) and returns true.
+    /// Stores `new` for [`new.left()`](Kept::left) and returns true if the value under this key equals `expected`, byte for byte.
     ///
-    /// `expected` is `None` if there must be no value, or one that has run out. Comparing and replacing are one atomic step.
+    /// Otherwise it changes nothing and returns false. `None` means that there must be no value, or an expired one. Compare and replace in
+    /// one atomic step.
     ///
     /// # Errors
     ///
-    /// Whatever went wrong. The value may or may not have been replaced.
+    /// Any failure. The value may or may not have been replaced.
     async fn compare_and_swap(
         &self,
         key: &str,
@@ -90,7 +91,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// These bytes, which run out in this time.
+    /// Creates a value that expires after `left`.
     pub fn new(bytes: impl Into<Vec<u8>>, left: Duration) -> Self {
         Self {
             bytes: bytes.into().into(),

@@ -33,10 +33,10 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long the others wait for a process that is fetching, in case it has died. Default: 10 s.
+    /// How long the lease of a fetching process lasts. If the process dies, the others wait this long. Default: 10 s.
     ///
-    /// At least the [`fetch_limit`](crate::TokenManagerBuilder::fetch_limit) of the manager and one second, so that a fetch under way is not taken for dead. At
-    /// most twice that limit and one second.
+    /// It is clamped to at least 1 s more than the manager's [`fetch_limit`](crate::TokenManagerBuilder::fetch_limit), so that it outlasts a
+    /// running fetch, and to at most 1 s more than twice that limit. With the default fetch limit, that is 9 s to 17 s.
     pub fn lease_time(mut self, time: Duration) -> Self {
         self.lease_time = time;
         self

@@ -13,7 +13,7 @@ use redis::{cluster::ClusterClient, cluster_async::ClusterConnection};
 #[cfg(feature = "redis-cluster")]
 use super::cluster::Cluster;
 
-/// Delays of the connection manager, which by its defaults would go on for 9 s after an outage of 20 s.
+/// Reconnect delays. With the defaults of the connection manager, it would stay disconnected for 9 s after an outage of 20 s.
 const SHORTEST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_millis(500);
 
@@ -27,8 +27,8 @@ const LONGEST_DELAY: Duration = Duration::from_millis(500);
 /// | `redis::cluster_async::ClusterConnection` | `redis-cluster` | a cluster, already connected |
 /// | `redis::sentinel::SentinelClient` | `redis-sentinel` | the master that the sentinels know, asked for on first use and whenever it may have moved |
 ///
-/// Prefer a client to a `ClusterConnection`. A `ClusterConnection` ends with the runtime that it was made on, and it does not find a replica that takes over from a node
-/// that hangs.
+/// Prefer a `ClusterClient` to a `ClusterConnection`. A `ClusterConnection` stops working when the runtime that created it shuts down, and it
+/// does not fail over from a node that hangs.
 pub struct RedisConnection(pub(super) Origin);
 
 pub(super) enum Origin {
@@ -106,7 +106,7 @@ impl Origin {
         }
     }
 
-    /// The password, if it can be known, so that it can be kept out of texts.
+    /// The password, if it is known, so that it can be removed from errors.
     pub(super) fn password(&self) -> Option<&str> {
         match self {
             Self::Client(client) => client.get_connection_info().redis_settings().password(),
@@ -125,7 +125,7 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Whether other servers may still answer where one has fallen silent.
+    /// Whether other servers may still answer when one hangs.
     pub(super) fn leads_to_many(&self) -> bool {
         match self {
             #[cfg(feature = "redis-cluster")]

@@ -64,7 +64,7 @@ pub(super) enum Failure {
     /// Only its text is kept, without secrets.
     #[error("{text}")]
     Failed { text: String, may_pass: bool },
-    #[error("Redis returned an answer that cannot be understood")]
+    #[error("Redis returned an unexpected reply")]
     Answer,
     #[error("the call was made outside a tokio runtime")]
     NoRuntime,
