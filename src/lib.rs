@@ -18,6 +18,9 @@ mod source;
 mod store;
 mod token;
 
+/// The target of all events and spans.
+const TARGET: &str = "reqwest_wecom";
+
 pub use async_trait::async_trait;
 #[cfg(feature = "redis")]
 pub use redis;

@@ -3,64 +3,96 @@
 mod builder;
 mod guard;
 mod refresh;
+mod rejection_scope;
 mod single_flight;
 mod slot;
 mod slots;
+mod step;
 #[cfg(test)]
 mod tests;
 mod throttle;
 
+use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::Instrument;
 
 pub use self::builder::TokenManagerBuilder;
-pub use self::guard::RejectionScope;
-use self::refresh::Refresh;
-use self::single_flight::{Outcome, SingleFlight, Trigger};
-use self::slot::{Slot, State};
+use self::guard::HeldBack;
+use self::refresh::tell_cooldown;
+pub use self::rejection_scope::RejectionScope;
+use self::single_flight::{Outcome, SingleFlight};
+use self::slot::Slot;
 use self::slots::Slots;
-use crate::clock::Clock;
-use crate::source::{Gate, Limits, StoreHealth};
+use self::throttle::LOST;
+use crate::clock::{Clock, Moment};
+use crate::source::{Gate, Limits, STORE_LIMIT, StoreHealth};
 use crate::token::MAX_LIFETIME;
 use crate::{
     AccessToken, Audience, Credentials, Error, ErrorKind, TokenKey, TokenSource, TokenStore,
 };
 
-/// How often a caller waits for another refresh, after one that was lost or that brought nothing it can use.
+/// How many refreshes a caller waits for, if they are lost or return nothing that it can use.
 const MOST_REFRESHES: usize = 4;
 
-/// What the rejections have in common, for the guard, that callers report with [`TokenManager::refresh_rejected`].
+/// The guard's path for all rejections that callers report with [`TokenManager::refresh_rejected`].
 const REPORTED: &str = "refresh_rejected";
 
 /// Returns access tokens, and fetches new ones as rarely as possible.
 ///
 /// Cloning is cheap, and clones share everything. Several clients of one program can use one manager, for any number of apps.
 ///
+/// ```
+/// use std::time::Duration;
+/// use reqwest_wecom::{AccessTokenMiddleware, Credentials, GetToken, TokenManager};
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let http = reqwest::Client::builder().referer(false).build()?;
+/// let manager = TokenManager::builder(GetToken::new(http))
+///     .fetch_limit(Duration::from_secs(5))
+///     .build();
+///
+/// // Share its tokens with a client.
+/// let credentials = Credentials::new("ww1234", "secret");
+/// let middleware = AccessTokenMiddleware::builder(manager.clone()).credentials(credentials.clone()).build();
+///
+/// // Or use a token directly.
+/// let token = manager.token(&credentials).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Guarantees
 ///
 /// - **One refresh at a time** for each key, however many callers wait for it. It runs on its own task, so callers can be dropped at any
-///   time. All callers share its result, errors included.
+///   time. All callers share its result, errors included. If its runtime shuts down or stops running it, a waiting caller replaces it.
 /// - **A late rejection of an old token costs nothing.** [`refresh_rejected`](Self::refresh_rejected) first compares the rejected value with
-///   the local copy.
+///   the local copy. A rejected value is used again only if it was fetched after the rejection.
 /// - **A token is used until it expires.** Shortly before that, a request starts a refresh in the background. If the refresh fails, the
 ///   current token is still used.
-/// - **A failing source gets a cooldown.** A transient failure is tried again up to 3 times within the fetch limit. After a failed fetch,
-///   callers get the same error at once for a while: for 1 s after a transient failure, doubling to 30 s, and for 10 s after a refusal,
-///   doubling to 10 min. After errcode 45009 this is so for all keys of the source, for 60 s, doubling to 10 min.
-/// - **An API that rejects every token causes no flood.** A refresh is futile if its token is rejected too, on the same path. The next
-///   refresh for that path is then held back, for 2 s, doubling to 5 min. All rejections of one key together have the refresh budget.
+/// - **A failing source gets a cooldown.** The manager retries a transient failure up to 3 times within the
+///   [fetch limit](TokenManagerBuilder::fetch_limit). After a failed fetch, callers without a token get the same error immediately until the
+///   cooldown ends. It lasts 1 s after a transient failure, a panic or a lost refresh, doubling to 30 s, and 10 s after a refusal, doubling
+///   to 5 min. A cooldown that started while there was a token ends 1 s later at the latest once that token has expired or is rejected. After
+///   errcode 45009, no key of the manager is fetched for 60 s, doubling to 10 min.
+/// - **An API that rejects every token causes no flood, and a real revocation heals at once.** If the API rejects the new token too, on the
+///   same path, the refresh was futile. The manager then holds back the next one for that path: for 2 s, doubling to 5 min. Futile
+///   fetches use up the [refresh budget](TokenManagerBuilder::refresh_budget) of the key. Half of it, at most 5 fetches, is reserved for paths
+///   that have accepted a token in the last hour, so that bad paths can't use up all of it. All fetches that rejections cause, futile or
+///   not, are limited to 10 in a row, and 1 more every second.
+/// - **A store is asked for a newer token first**, even during a cooldown or when a refresh is held back. A token that is older than the last
+///   local copy is ignored. After a rejection, the manager waits for up to 100 ms before it asks a store that you have set, at random, so that
+///   several managers over one store don't fetch at the same time.
 /// - **A store that fails costs a warning**, not a request.
+/// - **Memory for an app is given back** within 10 minutes of its last use, as soon as the manager is used again. An app is kept for longer
+///   if its token is not in the store, and as long as a cooldown, a budget or a rejected value has to be remembered.
 ///
 /// # Events
 ///
-/// The manager and the middleware emit events with [`tracing`], with the target `reqwest_wecom`. None shows a token or a secret. The
-/// field `event` is stable, so you can filter and count by it.
+/// The manager and the middleware emit events with [`tracing`], with the target `reqwest_wecom`. None shows a token or a secret. The field `event` is stable, so you can filter and count by it. Durations are in Rust's `Debug` format, such as `1.5s`.
 ///
 /// | level | `event` | other fields | meaning |
 /// | --- | --- | --- | --- |
@@ -94,13 +126,26 @@ struct Shared {
     /// Whether the source ever fetches.
     fetches: bool,
     store: Arc<dyn TokenStore>,
+    /// Whether the store was given to the builder, so that others may use it too.
+    is_shared: bool,
     settings: Settings,
     clock: Clock,
     slots: Slots,
     gate: Gate,
     store_health: StoreHealth,
-    /// Whether any refresh ever was.
-    was_futile: AtomicBool,
+}
+
+impl Shared {
+    /// The time after which a refresh is taken for lost: one second more than the longest that it takes if it runs at all.
+    fn longest_refresh(&self) -> Duration {
+        let limits = &self.settings.limits;
+        let store = if self.store.coordinates() {
+            limits.store_patience() + limits.all_tries
+        } else {
+            STORE_LIMIT
+        };
+        limits.all_tries + store + Duration::from_secs(1)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -121,23 +166,33 @@ impl TokenManager {
     ///
     /// # Errors
     ///
-    /// Why there is none. During a cooldown, this is the failure that started it.
+    /// Fails if neither the store nor the source has a token: see [`ErrorKind`] for the reasons. During a cooldown, this is the failure that
+    /// started it.
     ///
     /// # Panics
     ///
-    /// If a token has to be fetched on a tokio runtime without timers.
+    /// Panics if it has to wait for a token on a tokio runtime that was built without `enable_time`.
     ///
     /// # Cancel safety
     ///
-    /// You can drop the call at any time. A refresh that it has started goes on.
+    /// This method is cancel safe. A refresh that it started continues in the background.
     pub async fn token(&self, credentials: &Credentials) -> Result<AccessToken, Error> {
         self.token_of(&self.tenant(credentials)).await
     }
 
     /// [`token`](Self::token) for an app whose slot is known.
     pub(crate) async fn token_of(&self, tenant: &Tenant) -> Result<AccessToken, Error> {
+        self.wait_for(tenant, self.serve(tenant)).await
+    }
+
+    /// Goes on with what [`serve`](Self::serve) has brought.
+    pub(crate) async fn wait_for(
+        &self,
+        tenant: &Tenant,
+        mut served: Result<Served, Error>,
+    ) -> Result<AccessToken, Error> {
         for _ in 0..MOST_REFRESHES {
-            let refresh = match self.serve(tenant)? {
+            let refresh = match served? {
                 Served::Token(token) => return Ok(token),
                 Served::Refresh(refresh) => refresh,
             };
@@ -146,14 +201,15 @@ impl TokenManager {
             {
                 return outcome;
             }
+            served = self.serve(tenant);
         }
-        Err(lost())
+        Err(Error::interrupted(LOST))
     }
 
     /// Reports that the API rejected this value of a token with 40014 or 42001, and returns another token.
     ///
-    /// Requests of the middleware need no report. This is for programs that use tokens outside of it, such as a token server. If the local copy
-    /// has another value already, that is the answer. Otherwise the token comes from the store or the source.
+    /// The middleware does this for its own requests. Call it if you use tokens without the middleware, in a token server for example. If the
+    /// local copy already has another value, you get that one. Otherwise the token comes from the store or the source.
     ///
     /// ```
     /// # use reqwest_wecom::{AccessToken, Credentials, Error, TokenManager};
@@ -169,15 +225,15 @@ impl TokenManager {
     ///
     /// # Errors
     ///
-    /// Why there is no other token. The kind is [`HeldBack`](ErrorKind::HeldBack) if the API rejected too many new tokens.
+    /// Fails if there is no other token. The kind is [`HeldBack`](ErrorKind::HeldBack) if the API rejected too many tokens.
     ///
     /// # Panics
     ///
-    /// If a token has to be fetched on a tokio runtime without timers.
+    /// Panics if it has to wait for a token on a tokio runtime that was built without `enable_time`.
     ///
     /// # Cancel safety
     ///
-    /// You can drop the call at any time. A refresh that it has started goes on.
+    /// This method is cancel safe. A refresh that it started continues in the background.
     pub async fn refresh_rejected(
         &self,
         credentials: &Credentials,
@@ -191,7 +247,9 @@ impl TokenManager {
     }
 
     /// Drops the local copy for these credentials and ends a cooldown, so that the next call asks the store, and the source if needed.
-    /// The store keeps what it has, and rejected tokens are still known as rejected.
+    ///
+    /// Call it after you have fixed the cause of a refusal, such as a missing trusted IP. It does not delete the token in the store, and the
+    /// manager still does not use rejected tokens. A rate limit (errcode 45009) and a failure in a shared store still apply.
     pub fn forget(&self, credentials: &Credentials) {
         if let Some(slot) = self.shared.slots.find(credentials) {
             let mut state = slot.lock();
@@ -205,19 +263,11 @@ impl TokenManager {
         TokenKey::new(self.audience(), credentials)
     }
 
-    /// These credentials and their slot, which is not dropped meanwhile.
+    /// The credentials and their slot, which is not dropped while the tenant exists.
     pub(crate) fn tenant(&self, credentials: &Credentials) -> Tenant {
         Tenant {
             slot: self.shared.slots.of(credentials),
             credentials: credentials.clone(),
-        }
-    }
-
-    /// What [`token`](Self::token) returns, if there is no need to wait for it.
-    pub(crate) fn token_in_hand(&self, tenant: &Tenant) -> Option<AccessToken> {
-        match self.serve(tenant) {
-            Ok(Served::Token(token)) => Some(token),
-            _ => None,
         }
     }
 
@@ -238,154 +288,107 @@ impl TokenManager {
                 Served::Token(token) => return Ok(token),
                 Served::Refresh(refresh) => refresh,
             };
-            match refresh.outcome().await {
-                // A refresh that was joined may have started before the token was rejected.
-                Some(Ok(token)) if tenant.slot.lock().rejected.covers(&token) => {}
-                Some(outcome) if !tenant.can_do_better(&outcome) => return outcome,
-                _ => {}
+            if let Some(outcome) = refresh.outcome().await
+                && !tenant.can_do_better(&outcome)
+            {
+                return outcome;
             }
         }
-        Err(lost())
+        Err(Error::interrupted(LOST))
     }
 
-    /// Whether [`accepted`](Self::accepted) has any effect. Few programs ever see a futile refresh, and the others need no lock.
-    pub(crate) fn notes_accepted(&self) -> bool {
-        self.shared.was_futile.load(Ordering::Relaxed)
-    }
-
-    /// A token was accepted on this path.
-    pub(crate) fn accepted(&self, tenant: &Tenant, path: &str) {
-        tenant.slot.lock().guard.accepted(path);
-    }
-
-    /// The new token was rejected too on this path.
-    pub(crate) fn rejected_again(&self, tenant: &Tenant, token: &AccessToken, path: &str) {
-        let key = tenant.key();
-        self.shared.was_futile.store(true, Ordering::Relaxed);
-        let futile = tenant.slot.lock().guard.futile(path, token, Instant::now());
-        if let Some(held_back) = futile {
-            tracing::warn!(event = "refresh_futile", %key, path, ?held_back, "the API rejected the new token too");
+    /// A token was accepted on this path. Without a record of any path this needs no lock, and the path is not even asked for.
+    pub(crate) fn accepted<'p>(&self, tenant: &Tenant, path: impl FnOnce() -> Cow<'p, str>) {
+        if tenant.slot.has_records() {
+            let now = Instant::now();
+            let mut state = tenant.slot.lock();
+            state.guard.accepted(&path(), now);
+            tenant.slot.set_has_records(state.guard.has_records(now));
         }
     }
 
-    fn serve(&self, tenant: &Tenant) -> Result<Served, Error> {
-        let wall = self.shared.clock.now();
+    /// The request was sent again with this token, and it was accepted.
+    pub(crate) fn healed(&self, tenant: &Tenant, token: &AccessToken) {
+        tenant.slot.lock().guard.healed(token);
+    }
+
+    /// The request was sent again with this token on this path, and it was rejected too.
+    pub(crate) fn rejected_again(&self, tenant: &Tenant, token: &AccessToken, path: &str) {
+        let now = self.shared.clock.moment();
         let mut state = tenant.slot.lock();
-        let state = &mut *state;
+        let Some(local) = state.local.as_ref().filter(|local| local.token == *token) else {
+            return;
+        };
+        if !local.is_fetched {
+            // Only the store was asked so far. The next requests wait for a real fetch.
+            drop(state);
+            let _ = self.better(tenant, token, path);
+            return;
+        }
+        let others_fetch = self.shared.is_shared && !self.shared.store.coordinates();
+        let futile = state.guard.futile(path, token, others_fetch, now.instant);
+        tenant.slot.set_has_records(true);
+        drop(state);
+        if let Some(held_back) = futile {
+            let key = tenant.key();
+            tracing::warn!(target: crate::TARGET, event = "refresh_futile", %key, path, ?held_back, "the API rejected the new token too");
+        }
+    }
+
+    /// What a caller gets at once: the local copy, or a refresh to wait for.
+    pub(crate) fn serve(&self, tenant: &Tenant) -> Result<Served, Error> {
+        let wall = self.shared.clock.now();
+        if self.shared.slots.is_sweep_due(wall) {
+            self.sweep();
+        }
+        let mut state = tenant.slot.lock();
         if self.shared.settings.local_copy.is_none()
             && let Some(local) = state.settled(wall)
         {
             return Ok(Served::Token(local.token.clone()));
         }
-        let now = Instant::now();
-        let Some(local) = state.unexpired(wall) else {
-            let trigger = match state.local {
-                Some(_) => Trigger::Expired,
-                None => Trigger::Cold,
-            };
-            return self.join_or_start(state, tenant, trigger, now);
+        let now = Moment {
+            instant: Instant::now(),
+            wall,
         };
-        let token = local.token.clone();
-        let is_expiring = wall >= local.refresh_at;
-        let is_stale = self.is_stale(local.checked_at, now);
-        match state.refresh(now) {
-            Some(refresh) => {
-                let is_looking = is_stale && refresh.trigger() == Trigger::Stale;
-                if is_looking || state.rejected.covers(&token) {
-                    return Ok(Served::Refresh(refresh.clone()));
-                }
-            }
-            None if is_expiring && state.throttle.error(now).is_none() => {
-                self.start(state, tenant, Trigger::Expiring, now)?;
-            }
-            None if is_stale => {
-                let refresh = self.start(state, tenant, Trigger::Stale, now)?;
-                return Ok(Served::Refresh(refresh));
-            }
-            None => {}
+        let lost = state.end_lost_refresh(now);
+        let step = self.step(&mut state, tenant, now);
+        drop(state);
+        tell_lost(tenant.key(), lost);
+        step.take()
+    }
+
+    /// Drops the slots that are no longer used, on a task if possible.
+    fn sweep(&self) {
+        let shared = self.shared.clone();
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { shared.slots.sweep() })),
+            Err(_outside) => shared.slots.sweep(),
         }
-        Ok(Served::Token(token))
     }
 
-    fn is_stale(&self, checked_at: Instant, now: Instant) -> bool {
-        let limit = self.shared.settings.local_copy;
-        limit.is_some_and(|limit| now.duration_since(checked_at) >= limit)
-    }
-
+    /// A better token than the rejected one, or a refresh that may bring one.
     fn better(&self, tenant: &Tenant, rejected: &AccessToken, path: &str) -> Result<Served, Error> {
-        let (now, wall) = (Instant::now(), self.shared.clock.now());
+        let now = self.shared.clock.moment();
         let mut state = tenant.slot.lock();
-        let state = &mut *state;
-        if let Some(token) = state.better_than(rejected, wall) {
-            return Ok(Served::Token(token.clone()));
+        let lost = state.end_lost_refresh(now);
+        let mut held_back = None;
+        let step =
+            self.step_after_rejection(&mut state, tenant, (rejected, path), now, &mut held_back);
+        drop(state);
+        tell_lost(tenant.key(), lost);
+        if held_back == Some(HeldBack::Budget { is_news: true }) {
+            let key = tenant.key();
+            tracing::warn!(target: crate::TARGET, event = "refresh_held_back", %key, path, "the refresh budget is used up");
         }
-        if state.refresh(now).is_none() {
-            if state.guard.holds_back(path, now) {
-                return Err(Error::held_back());
-            }
-            if state.throttle.error(now).is_none()
-                && let Err(exhausted) = state.guard.spend(self.shared.settings.refresh_budget, now)
-            {
-                if exhausted.is_news {
-                    let key = tenant.key();
-                    tracing::warn!(event = "refresh_held_back", %key, path, "the refresh budget is used up");
-                }
-                return Err(Error::held_back());
-            }
-        }
-        state.note_rejected(rejected, wall);
-        let joined = self.join_or_start(state, tenant, Trigger::Rejected, now);
-        if joined.is_err() {
-            state.not_refreshed(wall);
-        }
-        joined
-    }
-
-    /// The refresh under way, or a new one, unless there is a cooldown.
-    fn join_or_start(
-        &self,
-        state: &mut State,
-        tenant: &Tenant,
-        trigger: Trigger,
-        now: Instant,
-    ) -> Result<Served, Error> {
-        if let Some(refresh) = state.refresh(now) {
-            return Ok(Served::Refresh(refresh.clone()));
-        }
-        if let Some(error) = state.throttle.error(now) {
-            return Err(error.clone());
-        }
-        let refresh = self.start(state, tenant, trigger, now)?;
-        Ok(Served::Refresh(refresh))
-    }
-
-    fn start(
-        &self,
-        state: &mut State,
-        tenant: &Tenant,
-        trigger: Trigger,
-        now: Instant,
-    ) -> Result<SingleFlight, Error> {
-        tenant.credentials.check()?;
-        let runtime = Handle::try_current().map_err(|_outside| Error::no_runtime())?;
-        let limit = refresh::limit(&self.shared.settings.limits);
-        let (sender, single_flight) = SingleFlight::new(trigger, now + limit);
-        let refresh = Refresh {
-            shared: self.shared.clone(),
-            slot: tenant.slot.clone(),
-            credentials: tenant.credentials.clone(),
-            trigger,
-            sender,
-        };
-        let span = tracing::info_span!("refresh", key = %tenant.key(), %trigger);
-        runtime.spawn(refresh.run().instrument(span));
-        state.refresh = Some(single_flight.clone());
-        Ok(single_flight)
+        step.take()
     }
 }
 
-fn lost() -> Error {
-    Error::interrupted("the runtime that it ran on ended, again and again")
+fn tell_lost(key: &TokenKey, cooldown: Option<Duration>) {
+    if let Some(pause) = cooldown {
+        tell_cooldown(key, pause, &Error::interrupted(LOST));
+    }
 }
 
 /// Credentials and what the manager keeps of them.
@@ -412,7 +415,7 @@ impl Tenant {
 }
 
 /// What a caller gets at once.
-enum Served {
+pub(crate) enum Served {
     Token(AccessToken),
     Refresh(SingleFlight),
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::time::Duration;
 
-use futures_util::future::{Either, FutureExt};
+use futures_util::future::{Either, FutureExt, ready};
 use http::Extensions;
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
@@ -16,7 +16,7 @@ use tower_http::follow_redirect::RequestUri;
 pub use self::builder::AccessTokenMiddlewareBuilder;
 use self::builder::CredentialsFor;
 use crate::error::Said;
-use crate::manager::Tenant;
+use crate::manager::{Served, Tenant};
 use crate::redact;
 use crate::replay::Replay;
 use crate::reply::Reply;
@@ -27,7 +27,8 @@ use crate::{
 
 /// Adds a valid access token to requests to the WeCom API, and sends a request once more if the API rejects the token.
 ///
-/// Add it last to a [`reqwest_middleware::ClientBuilder`], so that the layers before it see no token:
+/// Add it last to a [`reqwest_middleware::ClientBuilder`], so that the layers before it see no token. Build the client with
+/// `.referer(false)`. Otherwise `reqwest` sends the whole URL, token included, as `Referer` to the target of a redirect.
 ///
 /// ```
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials};
@@ -43,16 +44,23 @@ use crate::{
 ///
 /// # What it does to a request
 ///
-/// It changes only requests below the base URL of the source's [`Audience`](crate::Audience). Of these, it sends some unchanged: those to
-/// paths that take another credential, those that have a credential in the query, and those with [`NoAccessToken`](crate::NoAccessToken).
-/// The token goes to the end of the query. The rest of the URL stays byte for byte the same.
+/// It appends the token to the query of each request to the API below the base URL of the source's [`Audience`](crate::Audience). The rest of
+/// the URL stays byte for byte the same. It sends these requests unchanged:
 ///
-/// If the answer has errcode 40014 or 42001, the middleware gets another token and sends the request once more, with the new token in place of the
-/// old one. This is safe for any method, because the API checks the token before it runs the call. You get the second answer,
-/// whatever it is. The answer's body is complete, and its [`url`](Response::url) has no token.
+/// - requests to any other URL
+/// - requests to paths that take another credential, such as `gettoken`, `service/…`, `webhook/…` and `license/…`
+/// - requests with a credential in the query: `key`, `response_code`, or a name that ends in `access_token`
+/// - requests whose path has an encoded `..` segment
+/// - requests with [`NoAccessToken`](crate::NoAccessToken)
 ///
-/// The second request has the same method, URL, version, headers, body and timeout. If you made the request from an [`http::Request`], its
-/// extensions are sent only the first time.
+/// If the API answers errcode 40014 or 42001, the middleware gets another token and sends the request once more. You get the second answer,
+/// whatever it is. This is safe for any method, because the API checks the token before it runs the call.
+///
+/// The middleware reads the errcode from the header `Error-Code`. Without that header, it looks into JSON and text bodies of at most 16 KiB.
+/// It streams all other bodies to you. The body you get is always complete, and [`url`](Response::url) has no token.
+///
+/// The second request has the same method, URL, version, headers, body and timeout. If you created the request from an [`http::Request`],
+/// only the first one has its extensions.
 ///
 /// # Which app
 ///
@@ -62,21 +70,25 @@ use crate::{
 ///
 /// # Errors
 ///
-/// A request that gets no token is not sent. It fails with an [`Error`], which you get with [`Error::find`]. Answers with other errcodes are
-/// returned to you unchanged.
+/// If there is no token, the middleware does not send the request and returns an [`Error`], which you get with [`Error::find`]. If the API
+/// rejects the token and there is no new one, the request fails in the same way. If the refresh is held back, you get the API's answer instead.
+/// Answers with other errcodes are returned to you unchanged.
+///
+/// Errors of `reqwest` and of other layers keep their type, but lose the token in their URL. An error that shows the token elsewhere is
+/// replaced by its text without the token.
 ///
 /// # Timeouts
 ///
-/// A request's own [`timeout`](reqwest_middleware::RequestBuilder::timeout) covers the wait for the token and both times that it is sent. The
-/// timeout of the client (`ClientBuilder::timeout`) covers each time it is sent separately.
+/// The [`timeout`](reqwest_middleware::RequestBuilder::timeout) of a request covers the wait for the token and both times that it is sent.
+/// The timeout of the client (`ClientBuilder::timeout`) applies to each of the two separately, and not to the wait.
 ///
 /// # Panics
 ///
-/// If a token has to be fetched on a tokio runtime without timers.
+/// A request panics if it has to wait for a token on a tokio runtime that was built without `enable_time`.
 ///
 /// # Cancel safety
 ///
-/// You can drop a request at any time. A refresh that it has started goes on.
+/// You can drop a request at any time. A refresh that it started continues in the background.
 #[derive(Clone)]
 pub struct AccessTokenMiddleware {
     manager: TokenManager,
@@ -88,9 +100,10 @@ pub struct AccessTokenMiddleware {
 }
 
 impl AccessTokenMiddleware {
-    /// For one app: fetches its tokens with `gettoken` through this client, and keeps them in memory.
+    /// Creates a middleware for one app, which fetches tokens with `gettoken` through `http` and keeps them in memory.
     ///
-    /// `http` is a [`reqwest::Client`], or a [`ClientWithMiddleware`] that does **not** contain this middleware.
+    /// `http` is a [`reqwest::Client`] or a [`ClientWithMiddleware`]. The app's secret travels in the URL of `gettoken`, so other middleware
+    /// on `http` sees it.
     pub fn new(http: impl Into<ClientWithMiddleware>, credentials: Credentials) -> Self {
         let manager = TokenManager::builder(GetToken::new(http)).build();
         Self::builder(manager).credentials(credentials).build()
@@ -116,14 +129,12 @@ impl AccessTokenMiddleware {
     async fn wait_for_token(
         &self,
         request: Box<Request>,
+        (tenant, served): (Cow<'_, Tenant>, Result<Served, Error>),
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        let tenant = self
-            .tenant(&request, extensions)
-            .ok_or_else(Error::no_credentials)?;
         let time = TimeLeft::of(&request);
-        let token = time.bounds(self.manager.token_of(&tenant)).await?;
+        let token = time.bounds(self.manager.wait_for(&tenant, served)).await?;
         self.send_with_token(request, (tenant, token), time, extensions, next)
             .await
     }
@@ -138,7 +149,7 @@ impl AccessTokenMiddleware {
     ) -> reqwest_middleware::Result<Response> {
         let replay = Replay::of(&mut request, self.replay_limit);
         let sending = (request, replay.url());
-        // Boxed, since it is rare, and made in a block, so that the future of every request keeps no room for what it takes.
+        // Boxed because it is rare, and created in a block, so that the future of an ordinary request reserves no space for it.
         let second = {
             let first = self
                 .send(sending, &token, &time, extensions, next.clone())
@@ -173,22 +184,25 @@ impl AccessTokenMiddleware {
         };
         let (key, path) = (tenant.key(), &*path);
         let Some(request) = replay.into_request() else {
-            tracing::warn!(event = "request_not_sent_again", %key, path, errcode, "there is a new token, but the body is longer than the replay limit");
+            tracing::warn!(target: crate::TARGET, event = "request_not_sent_again", %key, path, errcode, "there is a new token, but the body is longer than the replay limit");
             return Ok(first.into_response(url));
         };
         drop(first);
 
-        tracing::debug!(event = "request_sent_again", %key, path, errcode, "the API rejected the token, sending the request with a new one");
+        tracing::debug!(target: crate::TARGET, event = "request_sent_again", %key, path, errcode, "the API rejected the token, sending the request with a new one");
         let second = self
             .send((Box::new(request), &url), &token, &time, extensions, next)
             .await?;
-        if self.rejection(&second, &tenant, &url, extensions).is_some() {
+        let is_rejected = self.rejection(&second, &tenant, &url, extensions).is_some();
+        if is_rejected {
             self.manager.rejected_again(&tenant, &token, path);
+        } else if second.is_answer() {
+            self.manager.healed(&tenant, &token);
         }
         Ok(second.into_response(url))
     }
 
-    /// Sends the request, whose URL this is, with the token on it. Not an `async fn`, whose future would hold the request too.
+    /// Adds the token and sends the request. `url` has no token. Not an `async fn`, because its future would also store the request.
     fn send<'a>(
         &'a self,
         (mut request, url): (Box<Request>, &'a Url),
@@ -213,7 +227,7 @@ impl AccessTokenMiddleware {
         }
     }
 
-    /// What has come of sending a request to this URL with the token on it.
+    /// The result of sending the request, with the token removed.
     fn reply_without_token(
         &self,
         sent: reqwest_middleware::Result<Response>,
@@ -238,14 +252,14 @@ impl AccessTokenMiddleware {
     ) -> Option<i64> {
         let is_rejection = |errcode: &i64| self.refresh_on.contains(errcode);
         let rejection = reply.errcode().filter(is_rejection);
-        if rejection.is_none() && reply.is_answer() && self.manager.notes_accepted() {
-            let path = RejectionScope::joined(url.path(), extensions);
-            self.manager.accepted(tenant, &path);
+        if rejection.is_none() && reply.is_answer() {
+            let path = || RejectionScope::joined(url.path(), extensions);
+            self.manager.accepted(tenant, path);
         }
         rejection
     }
 
-    /// Who the request is sent as. The default is borrowed, since counting references from many threads at once takes time.
+    /// The app that the request is sent as. The default is borrowed, because threads would contend for its reference count.
     fn tenant(&self, request: &Request, extensions: &Extensions) -> Option<Cow<'_, Tenant>> {
         if let Some(credentials) = extensions.get() {
             return Some(Cow::Owned(self.manager.tenant(credentials)));
@@ -257,19 +271,9 @@ impl AccessTokenMiddleware {
         }
         self.default.as_ref().map(Cow::Borrowed)
     }
-
-    fn token_in_hand(
-        &self,
-        request: &Request,
-        extensions: &Extensions,
-    ) -> Option<(Cow<'_, Tenant>, AccessToken)> {
-        let tenant = self.tenant(request, extensions)?;
-        let token = self.manager.token_in_hand(&tenant)?;
-        Some((tenant, token))
-    }
 }
 
-// Written by hand, so that a request to another host costs no allocation, and one whose token is in hand no future that waits.
+// Written by hand, so that a request to another host needs no allocation, and one with a local copy needs no future that waits.
 impl Middleware for AccessTokenMiddleware {
     fn handle<'a, 'b, 'c, 'd>(
         &'a self,
@@ -286,13 +290,16 @@ impl Middleware for AccessTokenMiddleware {
         if !self.scope.takes_token(request.url(), extensions) {
             return next.run(request, extensions);
         }
+        let Some(tenant) = self.tenant(&request, extensions) else {
+            return Box::pin(ready(Err(Error::no_credentials().into())));
+        };
         let request = Box::new(request);
-        match self.token_in_hand(&request, extensions) {
-            Some(in_hand) => {
+        match self.manager.serve(&tenant) {
+            Ok(Served::Token(token)) => {
                 let time = TimeLeft::of(&request);
-                Box::pin(self.send_with_token(request, in_hand, time, extensions, next))
+                Box::pin(self.send_with_token(request, (tenant, token), time, extensions, next))
             }
-            None => Box::pin(self.wait_for_token(request, extensions, next)),
+            served => Box::pin(self.wait_for_token(request, (tenant, served), extensions, next)),
         }
     }
 }
@@ -307,7 +314,7 @@ fn error_without_token(
     }
     // The URL of a layer's own error cannot be reached.
     if redact::shows(&redact::all_that_is_said(&error), token.expose_secret()) {
-        let said = Said::by(&error, Some(token.expose_secret()));
+        let said = Said::by(&error, &[], Some(token.expose_secret()));
         return reqwest_middleware::Error::middleware(said);
     }
     error

@@ -24,8 +24,12 @@ struct Entry {
 }
 
 impl Rejected {
-    /// The API has just rejected this token.
+    /// The API has rejected this token. A late rejection of a token that is known to be rejected says nothing of tokens that were fetched
+    /// since.
     pub(crate) fn note(&mut self, token: &AccessToken, now: SystemTime) {
+        if self.covers(token) {
+            return;
+        }
         let digest = digest(token);
         self.0
             .retain(|entry| entry.digest != digest && entry.until > now);
@@ -50,6 +54,22 @@ impl Rejected {
         self.0
             .iter()
             .any(|entry| entry.digest == digest && token.fetched_at() < entry.since)
+    }
+
+    /// [`covers`](Self::covers), for a token from a store, whose time of the fetch may come from a clock that is ahead: if that has yet to come,
+    /// it does not show that the token was fetched after the rejection.
+    pub(crate) fn covers_stored(&self, token: &AccessToken, now: SystemTime) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let digest = digest(token);
+        let is_known = self.0.iter().any(|entry| entry.digest == digest);
+        is_known && (self.covers(token) || token.fetched_at() > now)
+    }
+
+    /// Whether any value would still be good by its time.
+    pub(crate) fn has_unexpired(&self, now: SystemTime) -> bool {
+        self.0.iter().any(|entry| entry.until > now)
     }
 
     /// The source has returned this token after it was known that all of `earlier` are rejected, whatever the clock shows.
@@ -91,6 +111,8 @@ mod tests {
         assert!(!rejected.covers(&token("b", 10)));
         rejected.note(&token("a", 20), at(30));
         assert!(rejected.covers(&token("a", 20)));
+        rejected.note(&token("a", 10), at(40));
+        assert!(!rejected.covers(&token("a", 30)), "a late rejection");
     }
 
     #[test]
@@ -102,12 +124,22 @@ mod tests {
         rejected.fetched_after(&earlier, &token("a", 10));
         assert!(!rejected.covers(&token("a", 10)));
 
-        rejected.note(&token("a", 10), at(11));
+        rejected.note(&token("a", 11), at(11));
         rejected.fetched_after(&earlier, &token("a", 10));
         assert!(
             rejected.covers(&token("a", 10)),
             "it was rejected again since"
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_does_not_show_that_a_token_was_fetched_later() {
+        let mut rejected = Rejected::default();
+        rejected.note(&token("a", 10), at(20));
+        assert!(rejected.covers_stored(&token("a", 15), at(30)));
+        assert!(rejected.covers_stored(&token("a", 31), at(30)));
+        assert!(!rejected.covers_stored(&token("a", 25), at(30)));
+        assert!(!rejected.covers_stored(&token("b", 31), at(30)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use secrecy::zeroize::Zeroizing;
 use crate::redact;
 use crate::{AccessToken, Audience};
 
-/// Put on a request as an extension, this makes the middleware send the request unchanged.
+/// Request extension that makes the middleware send the request unchanged, without a token.
 ///
 /// ```
 /// # use reqwest_wecom::NoAccessToken;
@@ -62,46 +62,40 @@ impl Scope {
 
     /// Whether a request to this URL gets a token. Emits an event that says why not.
     pub(crate) fn takes_token(&self, url: &Url, extensions: &Extensions) -> bool {
-        if !self.is_at_home(url) {
-            self.tell_elsewhere(url);
+        let is_at_home = self.is_at_home(url);
+        if !is_at_home && !self.is_at_home_but_for_scheme(url) {
+            // A path on another host may be a secret.
+            let host = url.host_str();
+            tracing::trace!(target: crate::TARGET, event = "request_elsewhere", host, "the request gets no token: it is not below the base URL");
             return false;
         }
-        let path = url.path().strip_prefix(&*self.api_path);
-        let reason = match path.map(|path| decoded(path.as_bytes())) {
-            None => "the path is not below the API's",
-            _ if extensions.get::<NoAccessToken>().is_some() => "the request has `NoAccessToken`",
-            Some(path) if takes_other_credential(&path) => "the path takes another credential",
-            _ if may_lead_elsewhere(url.path()) => "the path has an encoded dot segment",
-            _ if has_credential(url) => "the query has a credential",
-            Some(_) => return true,
-        };
         let path = url.path();
-        tracing::debug!(
-            event = "request_unchanged",
-            path,
-            reason,
-            "the request gets no token"
-        );
-        false
+        match self.reason_for_no_token(url, extensions) {
+            Some(reason) => {
+                tracing::debug!(target: crate::TARGET, event = "request_unchanged", path, reason, "the request gets no token");
+                false
+            }
+            None if is_at_home => true,
+            None => {
+                tracing::warn!(target: crate::TARGET, event = "scheme_is_http", path, "the request gets no token: its scheme must be https, as in the base URL");
+                false
+            }
+        }
     }
 
-    fn tell_elsewhere(&self, url: &Url) {
-        let host = url.host_str();
-        let is_plain = url.scheme() == "http" && self.base_url.scheme() == "https";
-        if is_plain && host == self.base_url.host_str() && url.port() == self.base_url.port() {
-            let path = url.path();
-            tracing::warn!(
-                event = "scheme_is_http",
-                path,
-                "the request gets no token: its scheme must be https, as in the base URL"
-            );
-        } else {
-            // A path on another host may be a secret.
-            tracing::trace!(
-                event = "request_elsewhere",
-                host,
-                "the request gets no token: it is not below the base URL"
-            );
+    fn reason_for_no_token(&self, url: &Url, extensions: &Extensions) -> Option<&'static str> {
+        let path = url.path().strip_prefix(&*self.api_path);
+        match path.map(|path| decoded(path.as_bytes())) {
+            None => Some("the path is not below the API's"),
+            _ if extensions.get::<NoAccessToken>().is_some() => {
+                Some("the request has `NoAccessToken`")
+            }
+            Some(path) if takes_other_credential(&path) => {
+                Some("the path takes another credential")
+            }
+            _ if may_lead_elsewhere(url.path()) => Some("the path has an encoded dot segment"),
+            _ if has_credential(url) => Some("the query has a credential"),
+            Some(_) => None,
         }
     }
 
@@ -110,8 +104,16 @@ impl Scope {
         self.is_at_home(url) && url.path().starts_with(&self.api_path)
     }
 
+    /// Whether this is the API over `http`, though the base URL says `https`.
+    fn is_at_home_but_for_scheme(&self, url: &Url) -> bool {
+        url.scheme() == "http"
+            && self.base_url.scheme() == "https"
+            && url.host_str() == self.base_url.host_str()
+            && url.port() == self.base_url.port()
+    }
+
     fn is_at_home(&self, url: &Url) -> bool {
-        // One look tells of nearly every URL that is: it has neither a name nor a password.
+        // This comparison is enough for nearly every URL of the API, because few have a user name or a password.
         url.as_str().starts_with(self.base_url.as_str())
             || url.host_str() == self.base_url.host_str()
                 && url.scheme() == self.base_url.scheme()
@@ -125,8 +127,8 @@ fn takes_other_credential(path: &[u8]) -> bool {
     OTHER_CREDENTIALS.iter().any(is_other) || OTHER_CREDENTIALS_BELOW.iter().any(is_below)
 }
 
-/// Whether a server that decodes a path before it takes the dot segments out would find another one than is written here. Dot
-/// segments between plain slashes, encoded dots included, are gone from every [`Url`].
+/// Whether a server that decodes the path before it resolves dot segments would see another path. [`Url`] has already resolved those
+/// between plain slashes, even if the dots were encoded.
 fn may_lead_elsewhere(path: &str) -> bool {
     let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
     path.contains('%')
@@ -164,7 +166,7 @@ pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
         .append_pair(NAME, token.expose_secret());
 }
 
-/// The URL that an answer came from, without the token, if it is another than that which the request was sent to.
+/// The URL that the answer came from, without the token, if a redirect led to another one.
 pub(crate) fn moved(came_from: &Url, sent_to: &Url, token: &AccessToken) -> Option<Url> {
     let mark = match sent_to.query() {
         None => "?",
@@ -176,7 +178,7 @@ pub(crate) fn moved(came_from: &Url, sent_to: &Url, token: &AccessToken) -> Opti
         let pair = added.strip_prefix(mark)?;
         pair.strip_prefix(NAME)?.strip_prefix('=')
     });
-    // As a query has it, unless a character needs encoding, which none does in a token of WeCom.
+    // WeCom's tokens need no percent-encoding. A token that does is handled below.
     if value == Some(token.expose_secret()) {
         return None;
     }
@@ -195,8 +197,8 @@ fn pair(token: &AccessToken) -> Zeroizing<String> {
     pair
 }
 
-/// Takes the token off again. Where this is not the URL that was asked for, since there was a redirect, which may have moved the
-/// token or wrapped it into something, that goes too.
+/// Removes the token from the URL. If this is not the URL that was asked for, a redirect may have moved or encoded the token, so that copy
+/// is removed too.
 pub(crate) fn take_off(url: &mut Url, token: &AccessToken, asked: &Url) {
     let pair = pair(token);
     if url.query() == Some(&**pair) {

@@ -18,13 +18,13 @@ use crate::{AccessToken, BoxError, Error, TokenKey};
 
 /// Where tokens are kept, so that other processes and later runs can use them.
 ///
-/// To keep tokens somewhere else than in memory, implement [`get`](Self::get) and [`put`](Self::put). The README shows a store over a
-/// table in under 30 lines. A [`TokenManager`](crate::TokenManager) holds local copies. It asks the store only when its copy can't serve,
-/// never during an ordinary request.
+/// To keep tokens somewhere other than in memory, implement [`get`](Self::get) and [`put`](Self::put). For an example, see
+/// [*Your own store*](crate#your-own-store). A [`TokenManager`](crate::TokenManager) has a local copy of each token. It asks the store only
+/// when the local copy is missing, expires soon, was rejected, or is older than [`local_copy`](crate::TokenManagerBuilder::local_copy).
 ///
-/// A store may be slow, fail, hang or panic. That costs a warning in the log, and the manager goes on without the store. A store should
-/// keep a token at least until [`expires_at`](AccessToken::expires_at). It may return expired tokens, they are not used. It is never told
-/// to delete: a rejected token is replaced.
+/// If a store fails, hangs or panics, the manager logs a warning and continues without it. Keep a token at least until
+/// [`expires_at`](AccessToken::expires_at). You may return expired tokens: the manager ignores them. The manager never deletes a token. It
+/// replaces a rejected one with [`put`](Self::put).
 ///
 /// `Arc` and `Box` of a store are stores too. Methods that are added later always have a default.
 #[async_trait]
@@ -33,7 +33,7 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever went wrong. It is logged, without the secrets that the manager knows.
+    /// Any failure. The manager logs it, without the tokens and the secret that it knows.
     ///
     /// # Cancel safety
     ///
@@ -44,36 +44,32 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever went wrong. It is logged, and the token is used anyway.
+    /// Any failure. The manager logs it and uses the token anyway.
     ///
     /// # Cancel safety
     ///
     /// The manager drops the future after 2 s.
     async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError>;
 
-    /// The database that several processes share, if this store is over one. Default: `None`.
+    /// The shared database behind this store, if there is one. Default: `None`.
     ///
-    /// A store that wraps another one must forward this.
+    /// If your store wraps another store, forward this method. The manager does not call it yet.
     fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
         None
     }
 
+    /// Whether [`get_or_fetch`](Self::get_or_fetch) lets one of the processes that share the store fetch for all.
+    #[doc(hidden)]
+    fn coordinates(&self) -> bool {
+        false
+    }
+
     /// A usable token: the one in the store, or a newly fetched one, which the store then has.
     ///
-    /// Only stores of this crate implement this, for the processes that share a store.
+    /// Only stores of this crate implement this.
     #[doc(hidden)]
-    async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
-        let stored = fetch.asking_store("get", async { self.get(key).await });
-        if let Some(token) = stored.await.flatten()
-            && fetch.can_serve(&token)
-        {
-            return Ok(token);
-        }
-        let token = fetch.run().await?;
-        fetch
-            .asking_store("put", async { self.put(key, &token).await })
-            .await;
-        Ok(token)
+    async fn get_or_fetch(&self, _: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
+        fetch.run().await
     }
 }
 
@@ -89,6 +85,10 @@ impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
 
     fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
         (**self).database()
+    }
+
+    fn coordinates(&self) -> bool {
+        (**self).coordinates()
     }
 
     async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
@@ -108,6 +108,10 @@ impl<T: TokenStore + ?Sized> TokenStore for Box<T> {
 
     fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
         (**self).database()
+    }
+
+    fn coordinates(&self) -> bool {
+        (**self).coordinates()
     }
 
     async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {

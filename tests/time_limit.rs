@@ -97,7 +97,7 @@ async fn the_wait_for_a_token_ends_with_the_limit() {
     let error = client.get(URL).timeout(SECOND).send().await.unwrap_err();
     let error = Error::find(&error).unwrap();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
-    let limit = format!("within {SECOND:?}");
+    let limit = format!("after {SECOND:?}");
     assert!(error.to_string().contains(&limit), "{error}");
     assert_eq!(began.elapsed(), SECOND);
     assert!(api.limits.lock().unwrap().is_empty(), "nothing was sent");

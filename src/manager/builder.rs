@@ -41,29 +41,39 @@ impl TokenManagerBuilder {
         self
     }
 
-    /// How long before it expires a token is refreshed in the background. Default: 5 minutes, at most a tenth of the token's lifetime.
+    /// How long before a token expires the manager refreshes it in the background. Default: 5 minutes.
     ///
-    /// Zero turns this off: the token is refreshed when it has expired.
+    /// It is never more than a tenth of the token's lifetime. The first request in that time starts the refresh and does
+    /// not wait for it. Zero turns this off: the first request after the token expires waits for a new one.
     pub fn refresh_ahead(mut self, before: Duration) -> Self {
         self.settings.refresh_ahead = before;
         self
     }
 
-    /// How long a local copy serves before the manager asks the store again, in case another process has put a newer token there.
+    /// How long the manager uses a local copy before it asks the store for a newer token. Default: until the token needs a refresh.
     ///
-    /// Default: until it needs a refresh. With zero, each request asks the store.
+    /// Set it if another process may replace tokens in the store. With zero, each request asks the store.
     pub fn local_copy(mut self, limit: Duration) -> Self {
         self.settings.local_copy = Some(limit);
         self
     }
 
-    /// How long all tries of one fetch may take together. Default: 8 s, at most an hour. One try may take 5 s of it.
+    /// How long one fetch may take, retries included. Default: 8 s, at most 1 hour. One try takes at most 5 s of it.
+    ///
+    /// A whole refresh takes up to 2 s more, because it asks the store first. A waiting caller takes a refresh for lost 1 s after that, and
+    /// starts another one. With `RedisStore`, processes wait for each other, so a refresh takes up to four times the limit and 8 s.
     pub fn fetch_limit(mut self, limit: Duration) -> Self {
         self.settings.limits = Limits::of(limit.min(LONGEST_FETCH));
         self
     }
 
-    /// How many fetches in a row rejections by the API may cause for one key. Default: 10. One is added every 10 s.
+    /// How many futile fetches in a row rejections may cause for one key. Default: 10. One comes back every 72 s.
+    ///
+    /// A fetch whose token the API accepts, on the request that is sent again, does not count. Half of the budget, at most 5 fetches, is
+    /// reserved for paths that have accepted a token in the last hour and have not rejected a new one.
+    ///
+    /// When the budget is used up, requests get the API's own answer, and [`refresh_rejected`](TokenManager::refresh_rejected) fails with
+    /// [`HeldBack`](crate::ErrorKind::HeldBack). With zero, rejections never cause a fetch.
     pub fn refresh_budget(mut self, fetches: u32) -> Self {
         self.settings.refresh_budget = fetches;
         self
@@ -73,15 +83,15 @@ impl TokenManagerBuilder {
     pub fn build(self) -> TokenManager {
         TokenManager {
             shared: Arc::new(Shared {
-                slots: Slots::new(self.source.audience()),
+                slots: Slots::new(self.source.audience(), self.clock.clone()),
                 fetches: self.source.fetches(),
                 source: self.source,
+                is_shared: self.store.is_some(),
                 store: self.store.unwrap_or_else(|| Arc::new(MokaStore::new())),
                 settings: self.settings,
+                gate: Gate::new(self.clock.clone()),
                 clock: self.clock,
-                gate: Gate::new(),
                 store_health: StoreHealth::default(),
-                was_futile: Default::default(),
             }),
         }
     }

@@ -1,206 +1,221 @@
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::Extensions;
 use tokio::time::Instant;
 
 use crate::AccessToken;
 
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// One fetch comes back to the budget in this time.
-const REFILL: Duration = Duration::from_secs(10);
-/// So many paths are kept in mind; the API has fewer.
+const FIRST_HOLD: Duration = Duration::from_secs(2);
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
+/// How long a path has a record after a futile refresh, and how long it counts as proven after it accepted a token.
+const MEMORY: Duration = Duration::from_secs(60 * 60);
+/// In this time one fetch comes back to the slow budget.
+const SLOW_REFILL: Duration = Duration::from_secs(72);
+const QUICK: u32 = 10;
+/// In this time one fetch comes back to the quick budget.
+const QUICK_REFILL: Duration = Duration::from_secs(1);
+/// So much of the slow budget is only for proven paths.
+const RESERVE: u32 = 5;
+/// The API has fewer paths.
 const MOST_PATHS: usize = 1024;
 
-/// Decides whether a rejection is a reason to fetch, for one key, so that an API that rejects every token causes no flood.
+/// Decides whether a rejection is a reason to fetch, for one key, so that an API that rejects every token causes no flood, and a token
+/// that was really revoked is replaced at once.
 ///
-/// A refresh whose token was rejected too, on the same path, was futile. The next one for that path is held back, twice as long each time.
-/// Other paths are not, so a token that was really revoked is replaced at once. On top of that, all rejections together have a budget.
+/// - A path whose freshly fetched token was rejected too has a record. It is held back, twice as long each time. An acceptance does not
+///   clear the record, since a path may reject some of its calls only.
+/// - The slow budget limits futile fetches: a fetch whose token is accepted is given back. Its reserve is for paths that accepted a
+///   token lately and have no record, so that bad paths can't use it up.
+/// - The quick budget limits all fetches after rejections.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
-    futile: HashMap<Box<str>, Futile>,
-    /// When the budget will be whole again.
-    whole_at: Option<Instant>,
+    slow: Budget,
+    quick: Budget,
     is_exhausted: bool,
+    records: HashMap<Box<str>, Record>,
+    /// When the last of them is forgotten.
+    records_end_at: Option<Instant>,
+    /// When paths accepted a token. Only noted while there is a record.
+    accepted: HashMap<Box<str>, Instant>,
+    /// The last token that was fetched because of a rejection, until it is accepted or rejected.
+    on_trial: Option<AccessToken>,
 }
 
-/// There is no fetch left in the budget.
 #[derive(Debug)]
-pub(super) struct Exhausted {
-    /// Whether there was one the last time.
-    pub(super) is_news: bool,
-}
-
-#[derive(Debug)]
-struct Futile {
+struct Record {
     token: AccessToken,
     /// How often another token was futile before.
     times: u32,
     held_until: Instant,
+    since: Instant,
+}
+
+/// Why a rejection is no reason to fetch.
+#[derive(Debug, PartialEq)]
+pub(super) enum HeldBack {
+    /// The path has rejected a fresh token.
+    Path,
+    /// A budget is used up.
+    Budget {
+        /// Whether there was something left the last time.
+        is_news: bool,
+    },
 }
 
 impl Guard {
-    /// Whether a refresh for this path is held back.
-    pub(super) fn holds_back(&self, path: &str, now: Instant) -> bool {
-        self.futile
-            .get(path)
-            .is_some_and(|futile| now < futile.held_until)
+    /// Takes one fetch because of a rejection on this path. `budget` is the size of the slow budget.
+    pub(super) fn take(&mut self, path: &str, budget: u32, now: Instant) -> Result<(), HeldBack> {
+        self.forget_old(now);
+        let record = self.records.get(path);
+        if record.is_some_and(|record| now < record.held_until) {
+            return Err(HeldBack::Path);
+        }
+        let accepted = self.accepted.get(path);
+        let is_proven = record.is_none() && accepted.is_some_and(|at| now < *at + MEMORY);
+        let reserve = if is_proven {
+            0
+        } else {
+            RESERVE.min(budget / 2)
+        };
+        let has_both = self.quick.has(QUICK, QUICK_REFILL, now)
+            && self.slow.has(budget - reserve, SLOW_REFILL, now);
+        if !has_both {
+            let is_news = !std::mem::replace(&mut self.is_exhausted, true);
+            return Err(HeldBack::Budget { is_news });
+        }
+        self.is_exhausted = false;
+        self.quick.take(QUICK_REFILL, now);
+        self.slow.take(SLOW_REFILL, now);
+        Ok(())
     }
 
-    /// The new token was rejected too on this path. Returns how long the next refresh is held back, if that is news.
+    /// The fetch that was taken brought this token.
+    pub(super) fn fetched(&mut self, token: &AccessToken) {
+        self.on_trial = Some(token.clone());
+    }
+
+    /// The fetch that was taken failed, so it was not futile.
+    pub(super) fn failed(&mut self) {
+        self.slow.give_back(SLOW_REFILL);
+    }
+
+    /// The fetch that was taken was not made.
+    pub(super) fn not_needed(&mut self) {
+        self.slow.give_back(SLOW_REFILL);
+        self.quick.give_back(QUICK_REFILL);
+    }
+
+    /// A request that was sent again with this token was accepted.
+    pub(super) fn healed(&mut self, token: &AccessToken) {
+        if self.on_trial.take_if(|other| other == token).is_some() {
+            self.slow.give_back(SLOW_REFILL);
+        }
+    }
+
+    /// A freshly fetched token was rejected too on this path. Returns how long the path is held back, if that is news.
+    ///
+    /// `others_fetch`: another manager may have ended the token by fetching at the same time. Then the first time holds nothing back.
     pub(super) fn futile(
         &mut self,
         path: &str,
         token: &AccessToken,
+        others_fetch: bool,
         now: Instant,
     ) -> Option<Duration> {
-        let times = match self.futile.get(path) {
-            // A crowd that was sent again with the one token says one thing only.
-            Some(futile) if futile.token == *token && now < futile.held_until => return None,
-            Some(futile) if futile.token == *token => futile.times,
-            Some(futile) => futile.times + 1,
+        self.forget_old(now);
+        let times = match self.records.get(path) {
+            // A crowd that was sent again with the same token says one thing only.
+            Some(record) if record.token == *token && now < record.held_until => return None,
+            Some(record) if record.token == *token => record.times,
+            Some(record) => record.times + 1,
             None => 0,
         };
-        if self.futile.len() >= MOST_PATHS {
-            self.futile.retain(|_, futile| now < futile.held_until);
+        if self.records.len() >= MOST_PATHS && !self.records.contains_key(path) {
+            return None;
         }
-        let pause = FIRST_PAUSE
-            .saturating_mul(1 << times.min(16))
-            .min(LONGEST_PAUSE);
-        let futile = Futile {
+        let hold = match times.checked_sub(u32::from(others_fetch)) {
+            None => Duration::ZERO,
+            Some(times) => FIRST_HOLD.saturating_mul(1 << times.min(16)),
+        };
+        let hold = hold.min(LONGEST_HOLD);
+        let record = Record {
             token: token.clone(),
             times,
-            held_until: now + pause,
+            held_until: now + hold,
+            since: now,
         };
-        self.futile.insert(path.into(), futile);
-        Some(pause)
+        self.records.insert(path.into(), record);
+        self.records_end_at = Some(now + MEMORY);
+        Some(hold)
     }
 
     /// A token was accepted on this path.
-    pub(super) fn accepted(&mut self, path: &str) {
-        if !self.futile.is_empty() {
-            self.futile.remove(path);
+    pub(super) fn accepted(&mut self, path: &str, now: Instant) {
+        if !self.has_records(now) {
+            self.forget_old(now);
+            return;
+        }
+        if let Some(at) = self.accepted.get_mut(path) {
+            *at = now;
+            return;
+        }
+        if self.accepted.len() >= MOST_PATHS {
+            self.accepted.retain(|_, at| now < *at + MEMORY);
+        }
+        if self.accepted.len() < MOST_PATHS {
+            self.accepted.insert(path.into(), now);
         }
     }
 
-    /// Takes one fetch out of the budget.
-    pub(super) fn spend(&mut self, budget: u32, now: Instant) -> Result<(), Exhausted> {
-        let whole_at = self.whole_at.map_or(now, |at| at.max(now));
-        if whole_at - now + REFILL > REFILL.saturating_mul(budget) {
-            let is_news = !std::mem::replace(&mut self.is_exhausted, true);
-            return Err(Exhausted { is_news });
-        }
-        self.whole_at = Some(whole_at + REFILL);
-        self.is_exhausted = false;
-        Ok(())
+    /// Whether any path has a record.
+    pub(super) fn has_records(&self, now: Instant) -> bool {
+        self.records_end_at.is_some_and(|end| now < end)
     }
 
-    /// Returns a fetch that was not needed.
-    pub(super) fn give_back(&mut self) {
-        self.whole_at = self.whole_at.and_then(|at| at.checked_sub(REFILL));
-    }
-
-    /// Whether it holds nothing back and its budget is whole.
+    /// Whether nothing would be lost with it.
     pub(super) fn is_at_rest(&self, now: Instant) -> bool {
-        self.whole_at.is_none_or(|at| at <= now)
-            && self.futile.values().all(|futile| now >= futile.held_until)
+        self.slow.is_whole(now) && self.quick.is_whole(now) && !self.has_records(now)
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        if self.has_records(now) {
+            self.records.retain(|_, record| now < record.since + MEMORY);
+        } else {
+            self.records = HashMap::new();
+            self.accepted = HashMap::new();
+        }
     }
 }
 
-/// Put on a request as an extension, this tells the manager what else a rejection is about, beside the path: a customer or an agent, for example.
-///
-/// The API may reject calls of one path for one customer only. Without a scope, such calls hold back the refreshes that others need on the same
-/// path. With a scope, path and scope together are held back. The text is logged with the path, so it must not be a secret.
-///
-/// ```
-/// # use reqwest_wecom::RejectionScope;
-/// # fn f(client: reqwest_middleware::ClientWithMiddleware) {
-/// client
-///     .get("https://qyapi.weixin.qq.com/cgi-bin/kf/customer/batchget")
-///     .with_extension(RejectionScope::new("customer 7"))
-/// # ;}
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RejectionScope(Arc<str>);
+/// A number of fetches, of which one comes back from time to time.
+#[derive(Debug, Default)]
+struct Budget {
+    /// When all have come back.
+    whole_at: Option<Instant>,
+}
 
-impl RejectionScope {
-    /// The scope of this name.
-    pub fn new(name: impl Into<String>) -> Self {
-        Self(name.into().into())
+impl Budget {
+    /// Whether one is left of so many.
+    fn has(&self, size: u32, refill: Duration, now: Instant) -> bool {
+        let missing = self
+            .whole_at
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        missing + refill <= refill.saturating_mul(size)
     }
 
-    /// The path of a request, with its scope if it has one.
-    pub(crate) fn joined<'a>(path: &'a str, extensions: &Extensions) -> Cow<'a, str> {
-        match extensions.get::<Self>() {
-            // A path has no spaces, so this is no other path.
-            Some(Self(name)) => format!("{path} {name}").into(),
-            None => path.into(),
-        }
+    fn take(&mut self, refill: Duration, now: Instant) {
+        let whole_at = self.whole_at.map_or(now, |at| at.max(now));
+        self.whole_at = Some(whole_at + refill);
+    }
+
+    fn give_back(&mut self, refill: Duration) {
+        self.whole_at = self.whole_at.and_then(|at| at.checked_sub(refill));
+    }
+
+    fn is_whole(&self, now: Instant) -> bool {
+        self.whole_at.is_none_or(|at| at <= now)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn token(value: &str) -> AccessToken {
-        let now = std::time::SystemTime::now();
-        AccessToken::from_parts(value, now, now + Duration::from_secs(7200))
-    }
-
-    #[test]
-    fn a_path_is_held_back_longer_each_time_until_it_accepts() {
-        let (mut guard, mut now) = (Guard::default(), Instant::now());
-        for (n, pause) in [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-            .into_iter()
-            .enumerate()
-        {
-            let pause = Duration::from_secs(pause);
-            assert!(!guard.holds_back("bad", now));
-            assert_eq!(
-                guard.futile("bad", &token(&n.to_string()), now),
-                Some(pause)
-            );
-            assert!(guard.holds_back("bad", now + pause - Duration::from_millis(1)));
-            assert!(!guard.holds_back("good", now));
-            now += pause;
-        }
-        guard.accepted("bad");
-        assert_eq!(guard.futile("bad", &token("next"), now), Some(FIRST_PAUSE));
-    }
-
-    #[test]
-    fn a_crowd_with_one_token_counts_once() {
-        let (mut guard, now) = (Guard::default(), Instant::now());
-        let token = token("refreshed");
-        assert!(guard.futile("bad", &token, now).is_some());
-        assert!(guard.futile("bad", &token, now).is_none());
-    }
-
-    #[test]
-    fn the_budget_comes_back_one_by_one() {
-        let (mut guard, now) = (Guard::default(), Instant::now());
-        let granted =
-            |guard: &mut Guard, now| (0..100).filter(|_| guard.spend(10, now).is_ok()).count();
-        assert_eq!(granted(&mut guard, now), 10);
-        assert_eq!(granted(&mut guard, now + REFILL), 1);
-        guard.give_back();
-        assert_eq!(granted(&mut guard, now + REFILL), 1);
-        assert_eq!(granted(&mut guard, now + REFILL * 3), 2);
-        assert_eq!(granted(&mut guard, now + REFILL * 1000), 10);
-        assert!(Guard::default().spend(0, now).is_err());
-    }
-
-    #[test]
-    fn many_paths_are_not_kept_for_ever() {
-        let (mut guard, mut now) = (Guard::default(), Instant::now());
-        for n in 0..10 * MOST_PATHS {
-            guard.futile(&n.to_string(), &token("refreshed"), now);
-            now += FIRST_PAUSE;
-        }
-        assert!(guard.futile.len() <= MOST_PATHS);
-    }
-}
+mod tests;

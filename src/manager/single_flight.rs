@@ -1,4 +1,5 @@
 use std::fmt::{self, Display};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -10,7 +11,7 @@ pub(super) type Outcome = Result<AccessToken, Error>;
 
 /// One refresh under way, shared by all who wait for it.
 #[derive(Clone, Debug)]
-pub(super) struct SingleFlight {
+pub(crate) struct SingleFlight {
     trigger: Trigger,
     outcome: watch::Receiver<Option<Outcome>>,
     deadline: Instant,
@@ -20,13 +21,13 @@ pub(super) struct SingleFlight {
 pub(super) type OutcomeSender = watch::Sender<Option<Outcome>>;
 
 impl SingleFlight {
-    /// A refresh that is lost if it has no outcome by then.
-    pub(super) fn new(trigger: Trigger, deadline: Instant) -> (OutcomeSender, Self) {
+    /// A refresh that is lost if it has no outcome in this time.
+    pub(super) fn new(trigger: Trigger, longest: Duration) -> (OutcomeSender, Self) {
         let (sender, outcome) = watch::channel(None);
         let single_flight = Self {
             trigger,
             outcome,
-            deadline,
+            deadline: Instant::now() + longest,
         };
         (sender, single_flight)
     }

@@ -1,4 +1,3 @@
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -8,14 +7,9 @@ use tokio::time::Instant;
 use super::guard::Guard;
 use super::single_flight::{SingleFlight, Trigger};
 use super::throttle::Throttle;
+use crate::clock::Moment;
 use crate::rejected::Rejected;
-use crate::{AccessToken, Credentials, TokenKey};
-
-/// So many replaced tokens of one key are remembered, in case the store returns one of them.
-const MOST_REPLACED: usize = 4;
-
-/// A refresh has moved the expiry only if by more than this: answers take more or less time from fetch to fetch.
-const SAME_EXPIRY: Duration = Duration::from_secs(10);
+use crate::{AccessToken, Credentials, Error, TokenKey};
 
 /// After a refresh ahead that failed, the next one is not tried before this.
 const AHEAD_AGAIN: Duration = Duration::from_secs(1);
@@ -26,6 +20,8 @@ pub(super) struct Slot {
     key: TokenKey,
     state: Mutex<State>,
     used: AtomicBool,
+    /// Whether any path has a record in the guard. So that a request need not lock the state to find that none has.
+    has_records: AtomicBool,
     /// The first credentials that came with the secret. Others may name the same app without it.
     with_secret: OnceLock<Credentials>,
 }
@@ -36,6 +32,7 @@ impl Slot {
             key,
             state: Mutex::default(),
             used: AtomicBool::default(),
+            has_records: AtomicBool::default(),
             with_secret: OnceLock::new(),
         }
     }
@@ -57,8 +54,17 @@ impl Slot {
         self.with_secret.get().unwrap_or(caller).clone()
     }
 
+    /// No event may be emitted while this is held: the subscriber may call the manager.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn has_records(&self) -> bool {
+        self.has_records.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_has_records(&self, has_records: bool) {
+        self.has_records.store(has_records, Ordering::Relaxed);
     }
 
     pub(super) fn mark_used(&self) {
@@ -83,14 +89,20 @@ pub(super) struct State {
     pub(super) rejected: Rejected,
     /// The token that the API rejected last, until there is another one.
     pub(super) to_replace: Option<AccessToken>,
-    /// Tokens that were replaced, the latest last.
-    pub(super) replaced: VecDeque<AccessToken>,
+    /// When the token was fetched that was the local copy last.
+    pub(super) newest: Option<SystemTime>,
+    /// The local copy before this one. A store may show it in an error, so it has to be known.
+    pub(super) previous: Option<AccessToken>,
 }
 
 /// The token that the manager itself holds for a key.
 #[derive(Debug)]
 pub(super) struct LocalCopy {
     pub(super) token: AccessToken,
+    /// Whether this manager has fetched it. Otherwise it was found in the store.
+    pub(super) is_fetched: bool,
+    /// Whether the store has it too.
+    pub(super) is_kept: bool,
     /// From when on a request starts a refresh ahead.
     pub(super) refresh_at: SystemTime,
     /// When it was last known to be what the store holds.
@@ -98,18 +110,26 @@ pub(super) struct LocalCopy {
 }
 
 impl State {
-    /// The refresh under way, if there is one that may still have an outcome.
-    pub(super) fn refresh(&self, now: Instant) -> Option<&SingleFlight> {
+    /// If the refresh under way will have no outcome, ends it. The event to emit about that, once the lock is released.
+    pub(super) fn end_lost_refresh(&mut self, now: Moment) -> Option<Duration> {
         self.refresh
-            .as_ref()
-            .filter(|refresh| !refresh.is_lost(now))
+            .take_if(|refresh| refresh.is_lost(now.instant))?;
+        self.not_refreshed(now.wall);
+        let has_token = self.usable(now.wall).is_some();
+        self.throttle.lost(now, has_token)
     }
 
     /// The local copy, unless it has expired.
-    pub(super) fn unexpired(&self, now: SystemTime) -> Option<&LocalCopy> {
+    fn unexpired(&self, now: SystemTime) -> Option<&LocalCopy> {
         self.local
             .as_ref()
             .filter(|local| now < local.token.expires_at())
+    }
+
+    /// The local copy, unless it has expired or is rejected.
+    pub(super) fn usable(&self, now: SystemTime) -> Option<&LocalCopy> {
+        self.unexpired(now)
+            .filter(|local| !self.rejected.covers(&local.token))
     }
 
     /// The local copy, if there is nothing to do about it yet.
@@ -124,10 +144,10 @@ impl State {
         rejected: &AccessToken,
         now: SystemTime,
     ) -> Option<&AccessToken> {
-        let local = &self.unexpired(now)?.token;
+        let local = &self.usable(now)?.token;
         let is_other = local.expose_secret() != rejected.expose_secret()
             || (local != rejected && self.rejected.covers(rejected));
-        (is_other && !self.rejected.covers(local)).then_some(local)
+        is_other.then_some(local)
     }
 
     /// The local copy or the last rejected token if it has the same value, with the times that are known of it.
@@ -140,54 +160,95 @@ impl State {
 
     /// The API has rejected this token, which is to be replaced now.
     pub(super) fn note_rejected(&mut self, rejected: &AccessToken, now: SystemTime) {
-        // A late rejection of a token that is known to be rejected says nothing of tokens that were fetched since.
-        if !self.rejected.covers(rejected) {
-            self.rejected.note(rejected, now);
+        let is_late = self.rejected.covers(rejected);
+        self.rejected.note(rejected, now);
+        if !is_late || self.to_replace.is_none() {
+            self.to_replace = Some(rejected.clone());
         }
-        self.to_replace = Some(rejected.clone());
+    }
+
+    /// A refresh has brought this token: makes it the local copy, if it is not that already. Returns whether it is new.
+    pub(super) fn install(
+        &mut self,
+        token: &AccessToken,
+        (is_fetched, is_kept): (bool, bool),
+        (trigger, refresh_ahead): (Trigger, Duration),
+        now: Instant,
+    ) -> bool {
+        self.to_replace = None;
+        let refresh_at = self.refresh_at(token, trigger, refresh_ahead);
+        if let Some(local) = &mut self.local
+            && (local.token == *token || (!is_fetched && local.token.is_likely(token)))
+        {
+            if local.token == *token && local.token.expires_at() != token.expires_at() {
+                // The clock has been set, and the store counts from another.
+                local.token = token.clone();
+                local.refresh_at = refresh_at;
+            }
+            local.checked_at = now;
+            return false;
+        }
+        self.newest = Some(token.fetched_at());
+        let previous = self.local.take().map(|local| local.token);
+        self.previous = previous.or(self.previous.take());
+        self.local = Some(LocalCopy {
+            token: token.clone(),
+            is_fetched,
+            is_kept,
+            refresh_at,
+            checked_at: now,
+        });
+        true
     }
 
     /// From when on this token, which a refresh has brought, is to be refreshed ahead.
-    pub(super) fn refresh_at(
+    fn refresh_at(
         &self,
         token: &AccessToken,
         trigger: Trigger,
         refresh_ahead: Duration,
     ) -> SystemTime {
-        match &self.local {
-            Some(local)
-                if trigger == Trigger::Expiring
-                    && token.expires_at() <= local.token.expires_at() + SAME_EXPIRY =>
-            {
-                token.expires_at()
-            }
-            _ => token.expires_at() - refresh_ahead.min(token.lifetime() / 10),
+        let ahead = |token: &AccessToken| refresh_ahead.min(token.lifetime() / 10);
+        if trigger == Trigger::Expiring
+            && let Some(local) = &self.local
+            && local.token.expose_secret() == token.expose_secret()
+            && token.expires_at() <= local.token.expires_at() + ahead(&local.token)
+        {
+            // The issuer repeats its token until that has expired.
+            return token.expires_at();
         }
-    }
-
-    pub(super) fn replace_local(&mut self, local: LocalCopy) {
-        let token = local.token.clone();
-        self.to_replace = None;
-        self.replaced.retain(|other| *other != token);
-        if let Some(replaced) = self.local.replace(local) {
-            self.replaced.push_back(replaced.token);
-            if self.replaced.len() > MOST_REPLACED {
-                self.replaced.pop_front();
-            }
-        }
+        token.expires_at() - ahead(token)
     }
 
     /// A refresh has failed. A local copy with a rejected value is not used again, and any other is not refreshed ahead at once.
     pub(super) fn not_refreshed(&mut self, now: SystemTime) {
-        self.local
+        let dead = self
+            .local
             .take_if(|local| self.rejected.covers(&local.token));
+        if let Some(dead) = dead {
+            self.previous = Some(dead.token);
+        }
         if let Some(local) = &mut self.local {
             local.refresh_at = local.refresh_at.max(now + AHEAD_AGAIN);
         }
     }
 
-    /// Whether nothing would be lost with it that limits fetches.
-    pub(super) fn is_at_rest(&self, now: Instant) -> bool {
-        self.refresh(now).is_none() && self.throttle.is_over(now) && self.guard.is_at_rest(now)
+    /// A refresh has failed with this error. Returns how long the cooldown is, if there is one.
+    pub(super) fn failed(&mut self, error: &Error, now: Moment) -> Option<Duration> {
+        self.not_refreshed(now.wall);
+        let has_token = self.usable(now.wall).is_some();
+        self.throttle.start(error, now, has_token)
+    }
+
+    /// Whether nothing would be lost with it: neither a token, nor what is known of dead ones, nor what limits fetches.
+    pub(super) fn is_at_rest(&self, now: Moment) -> bool {
+        self.usable(now.wall).is_none_or(|local| local.is_kept)
+            && !self.rejected.has_unexpired(now.wall)
+            && self
+                .refresh
+                .as_ref()
+                .is_none_or(|it| it.is_lost(now.instant))
+            && self.throttle.reason(now, true).is_none()
+            && self.guard.is_at_rest(now.instant)
     }
 }

@@ -1,45 +1,96 @@
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::Error;
+use crate::clock::Moment;
 use crate::source::{Hearsay, failures_behind, pause_after};
 
-/// Whether the source may be asked for a key. After a failed fetch there is a cooldown, which doubles with each failure in a row.
+/// After a failure while a token was in hand, a fetch is made so soon after that token is of no use any more.
+const WITHOUT_TOKEN: Duration = Duration::from_secs(1);
+
+/// Why a refresh has no outcome.
+pub(super) const LOST: &str = "its tokio runtime shut down or stopped running it";
+
+/// Decides whether the source may be asked for a key now.
+///
+/// After a refresh that brought nothing better there is a cooldown. It doubles with each failure in a row, and ends with any success.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     failures: u32,
-    holds: Option<Hold>,
+    cooldown: Option<Cooldown>,
 }
 
 #[derive(Debug)]
-struct Hold {
-    error: Error,
-    until: Instant,
+struct Cooldown {
+    reason: Error,
+    since: Moment,
+    pause: Duration,
+    /// Whether there was a token to go on with.
+    had_token: bool,
+}
+
+impl Cooldown {
+    fn pause(&self, has_token: bool) -> Duration {
+        if self.had_token && !has_token {
+            self.pause.min(WITHOUT_TOKEN)
+        } else {
+            self.pause
+        }
+    }
 }
 
 impl Throttle {
-    /// The failure that callers get instead of a fetch, during a cooldown.
-    pub(super) fn error(&self, now: Instant) -> Option<&Error> {
-        let hold = self.holds.as_ref()?;
-        (now < hold.until).then_some(&hold.error)
+    /// During a cooldown: the failure that callers get instead of a fetch. A cooldown that started while a token was in hand is short once
+    /// there is none.
+    pub(super) fn reason(&self, now: Moment, has_token: bool) -> Option<&Error> {
+        let cooldown = self.cooldown.as_ref()?;
+        let is_over = cooldown.since.is_past(cooldown.pause(has_token), now);
+        (!is_over).then_some(&cooldown.reason)
     }
 
     /// Starts a cooldown after a failed fetch. Returns how long it lasts, if there is one.
-    pub(super) fn start(&mut self, error: &Error, now: Instant) -> Option<Duration> {
+    pub(super) fn start(
+        &mut self,
+        error: &Error,
+        now: Moment,
+        had_token: bool,
+    ) -> Option<Duration> {
         let pause = pause_after(error, self.failures)?;
         self.failures += 1;
-        self.hold(error, now + pause);
+        self.set(error, pause, now, had_token);
         Some(pause)
     }
 
+    /// Starts a cooldown after a refresh that will have no outcome. Returns how long it lasts, if there is one: the first in a row is
+    /// replaced at once if there is no token to go on with.
+    pub(super) fn lost(&mut self, now: Moment, had_token: bool) -> Option<Duration> {
+        if self.failures == 0 && !had_token {
+            self.failures = 1;
+            return None;
+        }
+        self.start(&Error::interrupted(LOST), now, had_token)
+    }
+
     /// Joins the cooldown of another process after a failed fetch there. Returns how long it lasts, if there is one.
-    pub(super) fn start_as_heard(&mut self, heard: &Hearsay, now: Instant) -> Option<Duration> {
+    pub(super) fn start_as_heard(
+        &mut self,
+        heard: &Hearsay,
+        now: Moment,
+        had_token: bool,
+    ) -> Option<Duration> {
         pause_after(&heard.error, 0)?;
         let failures = failures_behind(&heard.error, heard.pause);
         self.failures = self.failures.max(failures);
-        self.hold(&heard.error, now + heard.left);
+        self.set(&heard.error, heard.left, now, had_token);
         Some(heard.left)
+    }
+
+    fn set(&mut self, error: &Error, pause: Duration, now: Moment, had_token: bool) {
+        self.cooldown = Some(Cooldown {
+            reason: error.clone(),
+            since: now,
+            pause,
+            had_token,
+        });
     }
 
     /// How many fetches have failed in a row.
@@ -47,66 +98,94 @@ impl Throttle {
         self.failures
     }
 
-    /// No fetches until then, because the source as a whole is rate limited.
-    pub(super) fn hold(&mut self, error: &Error, until: Instant) {
-        self.holds = Some(Hold {
-            error: error.clone(),
-            until,
-        });
-    }
-
     /// Ends the cooldown. Returns whether there was one.
     pub(super) fn end(&mut self) -> bool {
         self.failures = 0;
-        self.holds.take().is_some()
-    }
-
-    /// Whether a fetch may be made again.
-    pub(super) fn is_over(&self, now: Instant) -> bool {
-        self.holds.as_ref().is_none_or(|hold| now >= hold.until)
+        self.cooldown.take().is_some()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+
+    fn later(now: Moment, secs: f64) -> Moment {
+        let time = Duration::from_secs_f64(secs);
+        Moment {
+            instant: now.instant + time,
+            wall: now.wall + time,
+        }
+    }
 
     fn pauses_after(error: &Error, failures: usize) -> Vec<u64> {
-        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let (mut throttle, now) = (Throttle::default(), Clock::default().moment());
         (0..failures)
-            .filter_map(|_| throttle.start(error, now))
+            .filter_map(|_| throttle.start(error, now, false))
             .map(|pause| pause.as_secs())
             .collect()
     }
 
     #[test]
     fn pauses_double_up_to_a_longest() {
-        let transient = Error::transient("lost");
-        assert_eq!(pauses_after(&transient, 7), [1, 2, 4, 8, 16, 30, 30]);
+        for like_transient in [
+            Error::transient("lost"),
+            Error::api(-1, "busy"),
+            Error::timed_out(Duration::ZERO),
+            Error::interrupted("the source panicked"),
+        ] {
+            assert_eq!(pauses_after(&like_transient, 7), [1, 2, 4, 8, 16, 30, 30]);
+        }
         let refused = Error::refused("no");
-        assert_eq!(
-            pauses_after(&refused, 8),
-            [10, 20, 40, 80, 160, 320, 600, 600]
-        );
-        assert!(pauses_after(&Error::not_ready("wait"), 3).is_empty());
-        assert_eq!(pauses_after(&transient, 100).len(), 100);
+        assert_eq!(pauses_after(&refused, 7), [10, 20, 40, 80, 160, 300, 300]);
+        for error in [Error::not_ready("wait"), Error::no_secret("corp")] {
+            assert!(pauses_after(&error, 3).is_empty());
+        }
+        assert_eq!(pauses_after(&refused, 100).len(), 100);
     }
 
     #[test]
     fn a_cooldown_lasts_as_long_as_it_says_and_ends_with_a_success() {
-        let (mut throttle, now) = (Throttle::default(), Instant::now());
-        let second = Duration::from_secs(1);
-        throttle.start(&Error::transient("lost"), now);
-        assert!(throttle.error(now + second / 2).is_some());
-        assert!(throttle.error(now + second).is_none());
+        let (mut throttle, now) = (Throttle::default(), Clock::default().moment());
+        throttle.start(&Error::transient("lost"), now, false);
+        assert!(throttle.reason(later(now, 0.999), false).is_some());
+        assert!(throttle.reason(later(now, 1.0), false).is_none());
         assert!(throttle.end());
-        assert!(throttle.error(now).is_none());
-        assert_eq!(throttle.start(&Error::transient("lost"), now), Some(second));
+        assert!(throttle.reason(now, false).is_none());
+        let pause = throttle.start(&Error::transient("lost"), now, false);
+        assert_eq!(pause, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_cooldown_that_started_with_a_token_in_hand_is_short_without() {
+        let (mut throttle, now) = (Throttle::default(), Clock::default().moment());
+        throttle.start(&Error::refused("no"), now, true);
+        assert!(throttle.reason(later(now, 9.9), true).is_some());
+        assert!(throttle.reason(later(now, 0.9), false).is_some());
+        assert!(throttle.reason(later(now, 1.0), false).is_none());
+        throttle.start(&Error::refused("no"), now, false);
+        assert!(throttle.reason(later(now, 19.9), false).is_some());
+    }
+
+    #[test]
+    fn a_cooldown_ends_by_whichever_clock_says_so_first() {
+        let (mut throttle, now) = (Throttle::default(), Clock::default().moment());
+        throttle.start(&Error::refused("no"), now, false);
+        let suspended = Moment {
+            wall: now.wall + Duration::from_secs(10),
+            ..now
+        };
+        assert!(throttle.reason(suspended, false).is_none());
+        let set_back = Moment {
+            instant: now.instant + Duration::from_secs(10),
+            wall: now.wall - Duration::from_secs(3600),
+        };
+        assert!(throttle.reason(set_back, false).is_none());
     }
 
     #[test]
     fn the_failure_of_another_process_counts_like_a_local_one() {
-        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let (mut throttle, now) = (Throttle::default(), Clock::default().moment());
         let secs = Duration::from_secs;
         let error = Error::refused("no");
         let heard = Hearsay {
@@ -114,9 +193,10 @@ mod tests {
             pause: secs(20),
             left: secs(7),
         };
-        assert_eq!(throttle.start_as_heard(&heard, now), Some(secs(7)));
-        assert!(throttle.error(now + secs(6)).is_some());
-        assert!(throttle.error(now + secs(7)).is_none());
-        assert_eq!(throttle.start(&error, now + secs(7)), Some(secs(40)));
+        assert_eq!(throttle.start_as_heard(&heard, now, false), Some(secs(7)));
+        assert!(throttle.reason(later(now, 6.0), false).is_some());
+        assert!(throttle.reason(later(now, 7.0), false).is_none());
+        let next = throttle.start(&error, later(now, 7.0), false);
+        assert_eq!(next, Some(secs(40)));
     }
 }

@@ -32,18 +32,18 @@ impl AccessTokenMiddlewareBuilder {
         }
     }
 
-    /// The app for requests without credentials of their own. Default: none.
+    /// The default app, for requests that don't name another one. Default: none.
     ///
-    /// Without credentials from anywhere, a request fails with an error of the kind [`NoCredentials`](crate::ErrorKind::NoCredentials).
+    /// A request without any credentials fails with [`NoCredentials`](crate::ErrorKind::NoCredentials).
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.middleware.default = Some(self.middleware.manager.tenant(&credentials));
         self
     }
 
-    /// Chooses the app of a request by the request and its extensions. Default: no function.
+    /// A function that chooses the app from the request and its extensions. Default: none.
     ///
-    /// It is called for each request that gets a token and has no [`Credentials`] extension. If it returns `None`, the request is sent as the
-    /// [default](Self::credentials) app. Keep the credentials and return clones, because creating them computes a digest.
+    /// The middleware calls it for each request that gets a token and has no [`Credentials`] extension. If it returns `None`, the middleware
+    /// uses the [default](Self::credentials) app. Return clones of stored credentials, because creating credentials hashes the secret.
     ///
     /// ```
     /// use std::collections::HashMap;
@@ -69,18 +69,18 @@ impl AccessTokenMiddlewareBuilder {
         self
     }
 
-    /// The errcodes that mean that the API rejected the token. Default: 40014 and 42001.
+    /// The errcodes that mean that the API rejected the token. Default: 40014 and 42001. Your list replaces the default.
     ///
-    /// Only add codes that the API answers before a call has any effect, because the request is sent once more.
+    /// List only codes that the API returns before a call has any effect, because the middleware sends the request again.
     pub fn refresh_on(mut self, errcodes: impl IntoIterator<Item = i64>) -> Self {
         self.middleware.refresh_on = errcodes.into_iter().collect();
         self
     }
 
-    /// How many bytes of a streamed body are kept to send it once more. Default: 32 MiB.
+    /// How many bytes of a streamed body the middleware records so that it can send it again. Default: 32 MiB.
     ///
-    /// If the body is longer, the request is not sent again. You get the first answer, and the next request has a new token. A body that is
-    /// in memory anyway is always sent again.
+    /// If the body is longer, the middleware does not send the request again. You get the first answer, and the next request has a new token.
+    /// A body that is already in memory has no limit.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.middleware.replay_limit = bytes;
         self

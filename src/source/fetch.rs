@@ -1,8 +1,9 @@
 use std::fmt::{self, Debug};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::FutureExt;
@@ -13,10 +14,14 @@ use super::{FetchRequest, Gate, TokenSource, pause_after};
 use crate::clock::Clock;
 use crate::redact::{in_one_line, redact};
 use crate::rejected::Rejected;
+use crate::token::to_the_second;
 use crate::{AccessToken, BoxError, Error, TokenKey};
 
 /// How long a store may take for one answer.
 pub(crate) const STORE_LIMIT: Duration = Duration::from_secs(2);
+
+/// After this time, a try no longer keeps other fetches waiting for a place.
+const LONGEST_PLACE: Duration = Duration::from_secs(1);
 
 /// How long one try may take, unless all of them together have less.
 const LONGEST_TRY: Duration = Duration::from_secs(5);
@@ -26,12 +31,14 @@ const LONGEST_VALUE: usize = 4096;
 
 /// One fetch of a token from a source, given to a store that may want one.
 ///
-/// It is made at most once, however often [`run`](Self::run) is called. It keeps its result, so that a fetched token is used
-/// even where the store fails after it.
+/// It runs at most once, however often [`run`](Self::run) is called. It keeps its result, so a fetched token is used even if the store
+/// fails afterwards.
 pub struct Fetch<'a> {
     surroundings: Surroundings<'a>,
     key: &'a TokenKey,
     request: FetchRequest,
+    /// Whether the source may be asked, and otherwise why not.
+    permit: Result<(), Error>,
     in_hand: InHand,
     result: OnceCell<Result<AccessToken, Error>>,
     heard: OnceLock<Hearsay>,
@@ -53,7 +60,7 @@ pub(crate) struct Surroundings<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Hearsay {
     pub(crate) error: Error,
-    /// How long the other process said that no fetch was to be made, all in all.
+    /// The whole cooldown that the other process started.
     pub(crate) pause: Duration,
     /// How much of it is left.
     pub(crate) left: Duration,
@@ -63,6 +70,10 @@ pub(crate) struct Hearsay {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InHand {
     pub(crate) local: Option<AccessToken>,
+    /// The local copy before.
+    pub(crate) previous: Option<AccessToken>,
+    /// When the newest token was fetched that the manager has had.
+    pub(crate) newest: Option<SystemTime>,
     pub(crate) unusable: Unusable,
     /// How many fetches have failed in a row before.
     pub(crate) failures: u32,
@@ -72,14 +83,16 @@ pub(crate) struct InHand {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Unusable {
     pub(crate) rejected: Rejected,
-    /// Those that are to be replaced, or have been.
-    pub(crate) replaced: Vec<AccessToken>,
+    /// The one that is to be replaced.
+    pub(crate) to_replace: Option<AccessToken>,
 }
 
 impl Unusable {
     /// Whether this may be one of them, from a store that keeps times in whole seconds.
-    pub(crate) fn covers(&self, token: &AccessToken) -> bool {
-        self.rejected.covers(token) || self.replaced.iter().any(|other| token.is_likely(other))
+    pub(crate) fn covers(&self, token: &AccessToken, now: SystemTime) -> bool {
+        let to_replace = self.to_replace.as_ref();
+        self.rejected.covers_stored(token, now)
+            || to_replace.is_some_and(|other| token.is_likely(other))
     }
 }
 
@@ -105,8 +118,8 @@ impl Limits {
         }
     }
 
-    /// What a store may take beyond the time of the fetch: it may wait for the fetch of another process, and if that one died, for
-    /// yet another's.
+    /// How long a store may take in addition to the fetch. It may wait for another process to fetch and, if that one dies, for one
+    /// more.
     pub(crate) fn store_patience(&self) -> Duration {
         self.all_tries * 2 + STORE_LIMIT * 4
     }
@@ -117,12 +130,14 @@ impl<'a> Fetch<'a> {
         surroundings: Surroundings<'a>,
         key: &'a TokenKey,
         request: FetchRequest,
+        permit: Result<(), Error>,
         in_hand: InHand,
     ) -> Self {
         Self {
             surroundings,
             key,
             request,
+            permit,
             in_hand,
             result: OnceCell::new(),
             heard: OnceLock::new(),
@@ -134,6 +149,7 @@ impl<'a> Fetch<'a> {
     /// A second call gives the result of the first. It is cancel safe: a call that is dropped before it has a result leaves
     /// the fetch to the next.
     pub(crate) async fn run(&self) -> Result<AccessToken, Error> {
+        self.permit.clone()?;
         self.result.get_or_init(|| self.fetch()).await.clone()
     }
 
@@ -142,21 +158,43 @@ impl<'a> Fetch<'a> {
         self.surroundings.limits.all_tries
     }
 
-    /// Whether the source ever fetches.
+    /// Whether the source may be asked, and ever fetches.
     #[cfg_attr(
         not(feature = "redis"),
         expect(dead_code, reason = "for stores that processes share")
     )]
     pub(crate) fn fetches(&self) -> bool {
-        self.surroundings.fetches
+        self.surroundings.fetches && self.permit.is_ok()
     }
 
-    /// Whether a token found in a store may be used: it has not expired, and the manager does not know it as unusable.
+    /// Whether a token found in a store may be used: it has not expired, is not older than what the manager has had, and is not known as
+    /// unusable.
     pub(crate) fn can_serve(&self, token: &AccessToken) -> bool {
-        // Not its lifetime: the time of the fetch may come from a clock that is ahead of this one.
+        // The lifetime would not do: `fetched_at` may come from a clock that is ahead of this one.
+        let now = self.surroundings.clock.now();
         is_well_sized(token)
-            && token.expires_at() > self.surroundings.clock.now()
-            && !self.in_hand.unusable.covers(token)
+            && token.expires_at() > now
+            && !self.is_old(token)
+            && !self.in_hand.unusable.covers(token, now)
+    }
+
+    fn is_old(&self, token: &AccessToken) -> bool {
+        let fetched_at = token.fetched_at();
+        self.in_hand.newest.is_some_and(|newest| {
+            // A store may keep times in whole seconds.
+            let is_whole = to_the_second(fetched_at) == fetched_at;
+            fetched_at
+                < if is_whole {
+                    to_the_second(newest)
+                } else {
+                    newest
+                }
+        })
+    }
+
+    /// The local copy of the manager.
+    pub(crate) fn local(&self) -> Option<&AccessToken> {
+        self.in_hand.local.as_ref()
     }
 
     /// The tokens that are not to be used, whatever they look like.
@@ -176,15 +214,12 @@ impl<'a> Fetch<'a> {
     )]
     pub(crate) fn pause_after(&self, error: &Error) -> Option<Duration> {
         match error.errcode() {
-            Some(45009) => {
-                let until = self.surroundings.gate.closed_until()?;
-                Some(until.saturating_duration_since(Instant::now()))
-            }
+            Some(45009) => self.surroundings.gate.closed().map(|(_, left)| left),
             _ => pause_after(error, self.in_hand.failures),
         }
     }
 
-    /// The store holds this failure of another process, and no fetch is made: this process is to wait too.
+    /// Joins the cooldown of another process, whose failure the store has, instead of fetching.
     #[cfg_attr(
         not(feature = "redis"),
         expect(dead_code, reason = "for stores that processes share")
@@ -234,26 +269,33 @@ impl<'a> Fetch<'a> {
     }
 
     async fn try_through_gate(&self) -> Result<AccessToken, Error> {
-        let pass = self.surroundings.gate.enter().await?;
-        let result = self.try_and_tell().await;
+        let mut pass = self.surroundings.gate.enter().await?;
+        let mut trying = pin!(self.try_and_tell());
+        let result = match timeout(LONGEST_PLACE, &mut trying).await {
+            Ok(result) => result,
+            Err(_elapsed) => {
+                pass.give_place_back();
+                trying.await
+            }
+        };
         pass.ended(&result);
         result
     }
 
     async fn try_and_tell(&self) -> Result<AccessToken, Error> {
         let key = self.key;
-        tracing::debug!(event = "fetch_started", %key, "fetching a token");
+        tracing::debug!(target: crate::TARGET, event = "fetch_started", %key, "fetching a token");
         let began = Instant::now();
         let result = self.try_once().await;
         let elapsed = began.elapsed();
         match &result {
             Ok(token) => {
                 let lifetime = token.lifetime();
-                tracing::info!(event = "fetch_succeeded", %key, ?elapsed, ?lifetime, "fetched a token");
+                tracing::info!(target: crate::TARGET, event = "fetch_succeeded", %key, ?elapsed, ?lifetime, "fetched a token");
             }
             Err(error) => {
                 let error = in_one_line(error);
-                tracing::warn!(event = "fetch_failed", %key, ?elapsed, error, "could not fetch a token");
+                tracing::warn!(target: crate::TARGET, event = "fetch_failed", %key, ?elapsed, error, "fetching a token failed");
             }
         }
         result
@@ -269,14 +311,29 @@ impl<'a> Fetch<'a> {
         let asked_at = clock.now();
         let fetch = AssertUnwindSafe(async { source.fetch(self.request.clone()).await });
         match timeout(limits.one_try, fetch.catch_unwind()).await {
-            Ok(Ok(Ok(fetched))) => checked(AccessToken::stamped(fetched, asked_at)),
+            Ok(Ok(Ok(fetched))) => self.checked(AccessToken::stamped(fetched, asked_at)),
             Ok(Ok(Err(error))) => Err(error),
             Ok(Err(_panic)) => Err(Error::interrupted("the source panicked")),
             Err(_elapsed) => Err(Error::timed_out(limits.one_try)),
         }
     }
 
-    /// Gives a store a limited time to answer. A failure, and a panic, is logged and costs only the answer.
+    fn checked(&self, token: AccessToken) -> Result<AccessToken, Error> {
+        if !is_well_sized(&token) {
+            let length = token.expose_secret().len();
+            return Err(Error::refused(format!(
+                "the source returned a token of {length} bytes: it must have 1 to {LONGEST_VALUE} bytes"
+            )));
+        }
+        if token.expires_at() <= self.surroundings.clock.now() {
+            return Err(Error::transient(
+                "the source returned a token that has expired already: if this happens again, check the clock of this machine",
+            ));
+        }
+        Ok(token)
+    }
+
+    /// Calls the store with a time limit. If it fails or panics, this logs a warning and returns `None`.
     pub(crate) async fn asking_store<T>(
         &self,
         call: &'static str,
@@ -300,12 +357,15 @@ impl<'a> Fetch<'a> {
         let fetched = self.result().and_then(|result| result.as_ref().ok());
         let rejected = self.request.rejected();
         let InHand {
-            local, unusable, ..
+            local,
+            previous,
+            unusable,
+            ..
         } = &self.in_hand;
-        let tokens = unusable
-            .replaced
-            .iter()
+        let to_replace = unusable.to_replace.iter();
+        let tokens = to_replace
             .chain(local)
+            .chain(previous)
             .chain(rejected)
             .chain(fetched);
         let secrets = tokens.map(AccessToken::expose_secret);
@@ -316,9 +376,9 @@ impl<'a> Fetch<'a> {
             .failing
             .swap(true, Ordering::Relaxed);
         if was_failing {
-            tracing::debug!(event = "store_still_failing", %key, call, error, "the token store still fails");
+            tracing::debug!(target: crate::TARGET, event = "store_still_failing", %key, call, error, "the token store still fails");
         } else {
-            tracing::warn!(event = "store_failed", %key, call, error, "the token store failed, going on without it");
+            tracing::warn!(target: crate::TARGET, event = "store_failed", %key, call, error, "the token store failed, continuing without it");
         }
     }
 
@@ -330,7 +390,7 @@ impl<'a> Fetch<'a> {
             .swap(false, Ordering::Relaxed)
         {
             let key = self.key;
-            tracing::info!(event = "store_recovered", %key, "the token store works again");
+            tracing::info!(target: crate::TARGET, event = "store_recovered", %key, "the token store works again");
         }
     }
 }
@@ -346,18 +406,6 @@ impl Debug for Fetch<'_> {
         f.debug_struct("Fetch")
             .field("request", &self.request)
             .finish_non_exhaustive()
-    }
-}
-
-fn checked(token: AccessToken) -> Result<AccessToken, Error> {
-    if is_well_sized(&token) && !token.lifetime().is_zero() {
-        Ok(token)
-    } else {
-        let (length, lifetime) = (token.expose_secret().len(), token.lifetime());
-        Err(Error::refused(format!(
-            "the source returned a token of {length} bytes that lives for {lifetime:?}: \
-             it must have 1 to {LONGEST_VALUE} bytes and live for more than 0 s"
-        )))
     }
 }
 

@@ -2,10 +2,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::Hearsay;
 use crate::Error;
+use crate::clock::{Clock, Moment};
 use crate::redact::in_one_line;
 
 /// How many fetches may be under way before the first one has succeeded.
@@ -13,13 +13,15 @@ const FIRST: usize = 8;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Lets the fetches of one source through, of all its keys, try by try.
+/// Limits how many tries run at once, over all keys of a manager. A try that takes long gives its place back, so that a few that hang don't
+/// keep the others waiting.
 ///
-/// When the issuer answers that it is called too often (45009), it means the caller's IP address, so a fetch for any other key would
-/// make it worse. All fetches fail for a while, and then one at a time may try. The number of fetches at a time starts small and grows by
-/// one with each success, so that not all keys are fetched at a cold start before the first 45009 arrives.
+/// Errcode 45009 (rate limit) is about the caller's IP address, so a fetch for any other key would make it worse. All fetches fail for a
+/// while, and then one at a time is let through. The number of concurrent fetches starts small and grows by one with each success. So a
+/// cold start does not fetch all keys before the first 45009 arrives.
 #[derive(Debug)]
 pub(crate) struct Gate {
+    clock: Clock,
     state: Mutex<State>,
     room: Notify,
 }
@@ -36,13 +38,22 @@ struct State {
 #[derive(Debug)]
 struct Closed {
     by: Error,
-    until: Instant,
+    since: Moment,
+    /// How much of the pause was left then.
+    left: Duration,
     pause: Duration,
 }
 
+impl Closed {
+    fn is_over(&self, now: Moment) -> bool {
+        self.since.is_past(self.left, now)
+    }
+}
+
 impl Gate {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         Self {
+            clock,
             state: Mutex::new(State {
                 under_way: 0,
                 at_most: FIRST,
@@ -59,18 +70,18 @@ impl Gate {
             let room = self.room.notified();
             {
                 let mut state = self.lock();
-                let room = state.under_way < state.at_most;
+                let has_room = state.under_way < state.at_most;
                 if let Some(closed) = &state.closed
-                    && (Instant::now() < closed.until || !room)
+                    && (!closed.is_over(self.clock.moment()) || !has_room)
                 {
                     return Err(closed.by.clone());
                 }
-                if room {
+                if has_room {
                     state.under_way += 1;
-                    let closings = state.closings;
                     return Ok(Pass {
                         gate: self,
-                        closings,
+                        closings: state.closings,
+                        has_place: true,
                     });
                 }
             }
@@ -80,18 +91,25 @@ impl Gate {
 
     /// Closes it because another process was told that the issuer is called too often.
     pub(super) fn close_as_heard(&self, heard: &Hearsay) {
-        tell_closed(heard.left, &heard.error);
         let closed = Closed {
             by: heard.error.clone(),
-            until: Instant::now() + heard.left,
+            since: self.clock.moment(),
+            left: heard.left,
             pause: heard.pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
         };
         self.lock().close(closed, self);
+        tell_closed(heard.left, &heard.error);
     }
 
-    /// When the gate opens again, if it is closed.
-    pub(crate) fn closed_until(&self) -> Option<Instant> {
-        self.lock().closed.as_ref().map(|closed| closed.until)
+    /// While no fetch may be made: the reason, and for how long.
+    pub(crate) fn closed(&self) -> Option<(Error, Duration)> {
+        let now = self.clock.moment();
+        let state = self.lock();
+        let closed = state
+            .closed
+            .as_ref()
+            .filter(|closed| !closed.is_over(now))?;
+        Some((closed.by.clone(), closed.since.left_of(closed.left, now)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -110,57 +128,80 @@ impl State {
 
 fn tell_closed(pause: Duration, error: &Error) {
     let error = in_one_line(error);
-    tracing::warn!(
-        event = "rate_limited",
+    tracing::warn!(target: crate::TARGET, event = "rate_limited",
         ?pause,
         error,
-        "the source is called too often, no fetches for now"
+        "the source is rate limited: no fetches for now"
     );
 }
 
-/// The right to make one fetch, given back when dropped.
+/// The right to make one fetch.
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
     closings: u64,
+    /// Whether it takes up room. It is given back when this is dropped, or earlier.
+    has_place: bool,
 }
 
 impl Pass<'_> {
+    /// Makes room for another fetch, though this one goes on.
+    pub(super) fn give_place_back(&mut self) {
+        if std::mem::take(&mut self.has_place) {
+            self.gate.lock().under_way -= 1;
+            self.gate.room.notify_one();
+        }
+    }
+
     /// Learns from how the fetch ended.
     pub(super) fn ended<T>(self, result: &Result<T, Error>) {
-        let mut state = self.gate.lock();
         match result {
-            // A fetch that began before the gate was closed says nothing of the time after.
-            Ok(_) if self.closings < state.closings => {}
-            Ok(_) => {
-                if state.closed.take().is_some() {
-                    tracing::info!(event = "rate_limit_ended", "the source can be asked again");
-                }
-                state.at_most = state.at_most.saturating_add(1);
-                self.gate.room.notify_one();
-            }
-            Err(error) if error.errcode() == Some(45009) => {
-                let pause = match &state.closed {
-                    Some(closed) if Instant::now() >= closed.until => closed.pause * 2,
-                    Some(closed) => closed.pause,
-                    None => SHORTEST_PAUSE,
-                }
-                .min(LONGEST_PAUSE);
-                tell_closed(pause, error);
-                let closed = Closed {
-                    by: error.clone(),
-                    until: Instant::now() + pause,
-                    pause,
-                };
-                state.close(closed, self.gate);
-            }
+            Ok(_) => self.succeeded(),
+            Err(error) if error.errcode() == Some(45009) => self.was_called_too_often(error),
             Err(_) => {}
         }
+    }
+
+    fn succeeded(&self) {
+        let was_closed = {
+            let mut state = self.gate.lock();
+            // A fetch that started before the gate was closed says nothing of the time after.
+            if self.closings < state.closings {
+                return;
+            }
+            state.at_most = state.at_most.saturating_add(1);
+            state.closed.take().is_some()
+        };
+        self.gate.room.notify_one();
+        if was_closed {
+            tracing::info!(target: crate::TARGET, event = "rate_limit_ended", "the source can be asked again");
+        }
+    }
+
+    fn was_called_too_often(&self, error: &Error) {
+        let now = self.gate.clock.moment();
+        let pause = {
+            let mut state = self.gate.lock();
+            let pause = match &state.closed {
+                Some(closed) if closed.is_over(now) => closed.pause * 2,
+                Some(closed) => closed.pause,
+                None => SHORTEST_PAUSE,
+            }
+            .min(LONGEST_PAUSE);
+            let closed = Closed {
+                by: error.clone(),
+                since: now,
+                left: pause,
+                pause,
+            };
+            state.close(closed, self.gate);
+            pause
+        };
+        tell_closed(pause, error);
     }
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.gate.lock().under_way -= 1;
-        self.gate.room.notify_one();
+        self.give_place_back();
     }
 }

@@ -24,7 +24,8 @@ fn pauses(error: &Error) -> Option<(Duration, Duration)> {
     match error.kind() {
         // Its gate stops all fetches of the source.
         ErrorKind::Api if error.errcode() == Some(45009) => None,
-        ErrorKind::Api | ErrorKind::Refused => Some((secs(10), secs(600))),
+        ErrorKind::Api | ErrorKind::Refused => Some((secs(10), secs(300))),
+        ErrorKind::Interrupted => Some((secs(1), secs(30))),
         _ => None,
     }
 }

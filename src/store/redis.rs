@@ -25,13 +25,13 @@ use super::TokenStore;
 use crate::source::Fetch;
 use crate::{AccessToken, BoxError, Error, TokenKey};
 
-/// How often a token is committed again because another process has put one there. After that it is used without being kept.
+/// How many commits are tried while other processes replace the stored token. After that, the token is used without being stored.
 const MOST_COMMITS: usize = 4;
 
 /// Keeps tokens in Redis, so that many processes share them. Needs the feature `redis`.
 ///
-/// A fleet makes one fetch for each token, however many processes ask at once. A failed fetch counts for all too: no process fetches again
-/// until the cooldown is over.
+/// Processes that share a Redis make one fetch for each token, however many of them need it at once. A failed fetch counts for all of them
+/// too: no process fetches again until the cooldown ends.
 ///
 /// ```no_run
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, RedisStore};
@@ -48,12 +48,12 @@ const MOST_COMMITS: usize = 4;
 ///
 /// # When Redis is down
 ///
-/// No request fails because of it. Local copies are still used, and Redis is asked only if a token is needed. Then the store tries for
-/// twice the [operation limit](RedisStoreBuilder::operation_limit). After that the manager fetches the token without Redis, and the store writes it when
-/// Redis is back. Until then, each process fetches its own token. The event `store_failed` says what is wrong.
+/// Requests still succeed. Each process goes on using its local copy. When it needs another token, the store tries Redis for twice the
+/// [operation limit](RedisStoreBuilder::operation_limit). Then the manager fetches without Redis, and the store writes the token once Redis
+/// is back. Until then, each process fetches its own token. The event `store_failed` says what is wrong.
 ///
-/// If a process dies while it fetches, the others wait for the [lease time](RedisStoreBuilder::lease_time) at most. If a process is stopped for longer
-/// than that, it does not overwrite a newer token.
+/// If a process dies while it fetches, the others wait until its lease expires, after the
+/// [lease time](RedisStoreBuilder::lease_time) at most. A process that was suspended for longer than that does not overwrite a newer token.
 ///
 /// # Cluster, Sentinel, TLS
 ///
@@ -76,10 +76,10 @@ const MOST_COMMITS: usize = 4;
 /// | `wecom:{KEY}:failure` | the last fetch, if it failed: `{"kind":{"errcode":40001},"message":"…","pause":10000}`; otherwise `kind` is `"refused"` or `"transient"` | with the cooldown |
 ///
 /// `KEY` is the [`TokenKey`], such as `access_token:{corp id}:{first 32 hex digits of the SHA-256 of the app's secret}`. Times are in milliseconds since the
-/// Unix epoch, by the clock of the machine that fetched. To get the time that a token has left, ask Redis for `PTTL`. That way clocks need
-/// not agree. A key without an expiry is ignored.
+/// Unix epoch, by the clock of the machine that fetched. To get the remaining time of a token, use `PTTL`: it is not affected by clock skew.
+/// The store ignores a key without an expiry.
 ///
-/// A program in another language that only uses tokens does this (in Python), and tries again a little later if there is none:
+/// A program in another language reads a token like this (in Python). If there is none, it waits a moment and tries again:
 ///
 /// ```python
 /// app = hashlib.sha256(secret.encode()).hexdigest()[:32]
@@ -87,14 +87,14 @@ const MOST_COMMITS: usize = 4;
 /// token = json.loads(kept)["value"] if kept else None
 /// ```
 ///
-/// The store works with Redis 6.2 and later. Anyone who can read these keys can act as the app. An ACL user needs only these rights, and
-/// `+select` for a database other than 0, `+cluster|slots +ping` for a cluster (and `+readonly` to read replicas), and `+role` for Sentinel:
+/// The store works with Redis 6.2 and later. Anyone who can read these keys can act as the app. An ACL user needs only these rights:
 ///
 /// ```text
 /// ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl
 /// ```
 ///
-/// A program with [`StoreOnly`](crate::StoreOnly) takes no lease, so it needs neither `+set` nor `+del`.
+/// Add `+select` for a database other than 0, `+cluster|slots +ping` for a cluster (and `+readonly` to read replicas), and `+role` for
+/// Sentinel. A program with [`StoreOnly`](crate::StoreOnly) takes no lease, so it needs neither `+set` nor `+del`.
 #[derive(Clone)]
 pub struct RedisStore(Arc<Shared>);
 
@@ -110,7 +110,7 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// The URL is not valid. The error does not show it.
+    /// Fails if the URL is not valid, or if it starts with `rediss://` and no TLS feature is enabled. The error does not show the URL.
     pub fn connect(url: impl IntoConnectionInfo) -> RedisResult<Self> {
         Ok(Self::new(Client::open(url)?))
     }
@@ -203,6 +203,10 @@ impl TokenStore for RedisStore {
         Ok(())
     }
 
+    fn coordinates(&self) -> bool {
+        true
+    }
+
     async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
         WriteBack::go_on(&self.0, key, fetch);
         let owner = turn::owner();
@@ -254,7 +258,7 @@ impl Shared {
         Ok(Committed::GivenUp)
     }
 
-    /// Tells the others that the fetch has failed. Gives the token that one of them has put there meanwhile, if one has.
+    /// Stores the failure for the other processes. Returns the token that one of them has stored in the meantime, if any.
     async fn fail(
         &self,
         keys: &Keys,
@@ -279,7 +283,7 @@ impl Shared {
 /// What has become of a fetched token.
 enum Committed {
     Kept,
-    /// This one is there, and can serve as well.
+    /// Redis has this usable token, which stays.
     Another(AccessToken),
     /// Another process has the lease, and its token will be newer.
     AnotherFetches,

@@ -1,9 +1,12 @@
 //! What the events tell.
 
+use std::cell::Cell;
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use reqwest::Body;
 use tokio::time::{advance, sleep};
 use tracing::Level;
@@ -12,7 +15,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::world::{Behaviour, LIFETIME, World, app, call, errcode_of};
 use crate::{
-    AccessToken, AccessTokenMiddleware, BoxError, Credentials, Error, TokenKey, TokenStore,
+    AccessToken, AccessTokenMiddleware, BoxError, Credentials, Error, TokenKey, TokenManager,
+    TokenStore,
 };
 
 /// All that is logged while it is there.
@@ -143,19 +147,19 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
     }
 
     for (level, event, fields, times) in [
-        ("DEBUG", "fetch_started", "key", 10),
-        ("INFO", "fetch_succeeded", "key elapsed lifetime", 8),
+        ("DEBUG", "fetch_started", "key", 9),
+        ("INFO", "fetch_succeeded", "key elapsed lifetime", 7),
         ("WARN", "fetch_failed", "key elapsed error", 2),
         ("WARN", "cooldown_started", "key pause error", 1),
-        ("INFO", "cooldown_ended", "key", 2),
+        ("INFO", "cooldown_ended", "key", 1),
         ("WARN", "rate_limited", "pause error", 1),
         ("INFO", "rate_limit_ended", "", 1),
-        ("WARN", "refresh_futile", "key path held_back", 3),
+        ("WARN", "refresh_futile", "key path held_back", 2),
         ("WARN", "refresh_held_back", "key path", 1),
         ("WARN", "store_failed", "key call error", 1),
         ("DEBUG", "store_still_failing", "key call error", 1),
         ("INFO", "store_recovered", "key", 1),
-        ("DEBUG", "request_sent_again", "key path errcode", 4),
+        ("DEBUG", "request_sent_again", "key path errcode", 3),
         ("DEBUG", "request_unchanged", "path reason", 1),
         ("WARN", "scheme_is_http", "path", 1),
         ("TRACE", "request_elsewhere", "host", 2),
@@ -270,4 +274,95 @@ async fn a_refresh_belongs_to_the_span_of_the_request() {
         .unwrap();
     let done = log.lines("fetch_succeeded");
     assert!(done[0].contains("request{id=7}:refresh{"), "{done:?}");
+}
+
+/// A subscriber that asks the manager for a token whenever it is told something.
+struct Asking(OnceLock<TokenManager>);
+
+impl Asking {
+    fn ask(&self) {
+        thread_local!(static IS_ASKING: Cell<bool> = const { Cell::new(false) });
+        // What it asks for causes events in turn, which must end some time.
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        if let Some(manager) = self.0.get()
+            && !IS_ASKING.replace(true)
+        {
+            if ASKED.fetch_add(1, Ordering::Relaxed) < 5000 {
+                let _ = manager.token(&app()).now_or_never();
+                let _ = manager.refresh_rejected(&app(), "another").now_or_never();
+            }
+            IS_ASKING.set(false);
+        }
+    }
+}
+
+impl tracing::Subscriber for &'static Asking {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("reqwest_wecom")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        self.ask();
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.ask();
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {
+        self.ask();
+    }
+
+    fn exit(&self, _: &tracing::span::Id) {
+        self.ask();
+    }
+}
+
+#[test]
+fn a_subscriber_may_call_the_manager_within_any_event() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        static ASKING: Asking = Asking(OnceLock::new());
+        let _asking = tracing::subscriber::set_default(&ASKING);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let world = World::new();
+            let manager = world
+                .builder()
+                .store(Chatty::default())
+                .refresh_budget(2)
+                .build();
+            let client = world.client(&manager);
+            ASKING.0.set(manager.clone()).unwrap();
+            for behaviour in [
+                Behaviour::Fail(Error::api(45009, "blocked")),
+                Behaviour::Fail(Error::refused("no")),
+                Behaviour::Panic,
+                Behaviour::Issue,
+            ] {
+                world.issuer.next(behaviour);
+                let _ = call(&client, "user/get").await;
+                sleep(Duration::from_secs(600)).await;
+            }
+            world.issuer.rejects_always("bad");
+            for _ in 0..20 {
+                let _ = call(&client, "bad").await;
+                world.issuer.end(&app(), 40014);
+                let _ = call(&client, "user/get").await;
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        done.send(()).unwrap();
+    });
+    let ended = is_done.recv_timeout(Duration::from_secs(60));
+    assert!(ended.is_ok(), "it hangs, or has panicked");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::{Instant, advance, sleep};
 
-use super::world::{Behaviour, LIFETIME, Repeat, World, app, call, fails_as};
+use super::world::{Behaviour, LIFETIME, Repeat, World, app, call, fails_as, traffic};
 use crate::{Error, ErrorKind};
 
 const AHEAD: Duration = Duration::from_secs(5 * 60);
@@ -143,4 +143,53 @@ async fn a_look_into_the_store_does_not_end_the_cooldown_of_a_refresh_ahead() {
     }
     // One at first, then after 10 s, 20 s.
     assert_eq!(world.issuer.fetch_count(), 1 + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_repeats_its_token_with_the_whole_seconds_left_costs_no_request() {
+    for fraction in [0, 10, 300, 999] {
+        let world = World::new();
+        world.issuer.repeats(Repeat::SameTokenShorter);
+        world.issuer.lives(Duration::from_secs(15));
+        let client = world.client(&world.manager());
+        sleep(Duration::from_millis(fraction)).await;
+        let bad = traffic(&client, "user/get", Duration::from_secs(28)).await;
+        assert!(bad.is_empty(), "{bad:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_repeated_in_its_last_minutes_is_fetched_at_most_twice_until_it_expires() {
+    for repeat in [Repeat::SameTokenShorter, Repeat::SameToken] {
+        let world = World::new();
+        world.issuer.repeats(repeat);
+        let manager = world.manager();
+        manager.token(&app()).await.unwrap();
+        advance(LIFETIME - AHEAD).await;
+        let before = world.issuer.fetch_count();
+        for _ in 0..2900 {
+            manager.token(&app()).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+        }
+        let fetches = world.issuer.fetch_count() - before;
+        assert!((1..=2).contains(&fetches), "{fetches} for {repeat:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_live_for_seconds_are_refreshed_before_any_call_has_to_wait() {
+    for repeat in [Repeat::NewTokenEndsOld, Repeat::NewTokenOldValid] {
+        let world = World::new();
+        world.issuer.repeats(repeat);
+        world.issuer.lives(Duration::from_secs(2));
+        world.issuer.takes(Duration::from_millis(20));
+        let manager = world.manager();
+        let app = app();
+        manager.token(&app).await.unwrap();
+        for n in 0..1000 {
+            let at_once = manager.token(&app).now_or_never();
+            assert!(at_once.is_some(), "call {n} waits: {repeat:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
 }

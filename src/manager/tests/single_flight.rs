@@ -1,13 +1,18 @@
 //! One fetch, whatever its callers do.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::poll;
+use futures_util::{FutureExt, poll};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::world::{Behaviour, World, app, fails_as};
-use crate::{Error, ErrorKind};
+use super::world::{Behaviour, World, app, call, fails_as};
+use crate::{
+    AccessToken, BoxError, Error, ErrorKind, FetchRequest, FetchedToken, TokenKey, TokenManager,
+    TokenSource, TokenStore,
+};
 
 const CROWD: usize = 10_000;
 
@@ -106,7 +111,7 @@ async fn a_caller_that_is_not_polled_holds_nobody_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_is_an_error_for_those_who_wait_and_the_next_starts_anew() {
+async fn a_panic_is_an_error_for_those_who_wait_and_throttled_like_a_transient_failure() {
     let world = World::new();
     world.issuer.next(Behaviour::Panic);
     let manager = world.manager();
@@ -116,6 +121,13 @@ async fn a_panic_is_an_error_for_those_who_wait_and_the_next_starts_anew() {
         assert!(fails_as(&result, ErrorKind::Interrupted), "{result:?}");
     }
     assert_eq!(world.issuer.fetch_count(), 1);
+    for _ in 0..200 {
+        let result = manager.token(&app).await;
+        assert!(fails_as(&result, ErrorKind::Interrupted), "{result:?}");
+        tokio::time::advance(Duration::from_millis(4)).await;
+    }
+    assert_eq!(world.issuer.fetch_count(), 1);
+    tokio::time::advance(Duration::from_millis(200)).await;
     assert!(manager.token(&app).await.is_ok());
     assert_eq!(world.issuer.fetch_count(), 2);
 }
@@ -165,7 +177,8 @@ fn a_waiter_takes_over_when_the_runtime_of_the_refresh_stops_running_it() {
     let (world, manager) = parked.block_on(async {
         let world = World::new();
         world.issuer.next(Behaviour::Hang);
-        let manager = world.manager();
+        let limit = Duration::from_secs(1);
+        let manager = world.builder().fetch_limit(limit).build();
         tokio::spawn({
             let manager = manager.clone();
             async move { manager.token(&app()).await }
@@ -178,7 +191,13 @@ fn a_waiter_takes_over_when_the_runtime_of_the_refresh_stops_running_it() {
         .start_paused(true)
         .build()
         .unwrap();
-    assert!(running.block_on(manager.token(&app())).is_ok());
+    let (token, waited) = running.block_on(async {
+        let began = Instant::now();
+        (manager.token(&app()).await, began.elapsed())
+    });
+    assert!(token.is_ok());
+    // The fetch limit, 2 s for the store, and 1 s.
+    assert!(waited <= Duration::from_secs(1 + 2 + 1), "{waited:?}");
     assert_eq!(world.issuer.fetch_count(), 2);
     drop(parked);
 }
@@ -186,7 +205,88 @@ fn a_waiter_takes_over_when_the_runtime_of_the_refresh_stops_running_it() {
 #[test]
 fn without_a_runtime_there_is_an_error_and_no_panic() {
     let manager = World::new().manager();
-    let result = futures_util::FutureExt::now_or_never(manager.token(&app()));
+    let result = FutureExt::now_or_never(manager.token(&app()));
     let result = result.expect("no wait");
     assert!(fails_as(&result, ErrorKind::NoRuntime), "{result:?}");
+}
+
+#[test]
+fn a_valid_token_serves_outside_of_a_runtime_in_its_last_minutes_too() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    for local_copy in [None, Some(Duration::ZERO)] {
+        let world = runtime.block_on(async { World::new() });
+        let mut builder = world.builder();
+        if let Some(limit) = local_copy {
+            builder = builder.local_copy(limit);
+        }
+        let manager = builder.build();
+        let token = runtime.block_on(manager.token(&app())).unwrap();
+        world.clock.jump(7000);
+        let outside = FutureExt::now_or_never(manager.token(&app()));
+        assert_eq!(outside.expect("no wait").unwrap(), token);
+    }
+}
+
+/// Counts how often it is asked.
+#[derive(Default)]
+struct Counting {
+    gets: AtomicUsize,
+    fetches: AtomicUsize,
+}
+
+#[crate::async_trait]
+impl TokenStore for Counting {
+    async fn get(&self, _: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
+        self.gets.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+
+    async fn put(&self, _: &TokenKey, _: &AccessToken) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+#[crate::async_trait]
+impl TokenSource for Counting {
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+        Err(Error::not_ready("wait"))
+    }
+}
+
+/// Sends requests from four tasks on four threads, each one after the other.
+async fn requests(world: &World, manager: &TokenManager, each: usize) {
+    let client = world.client(manager);
+    let tasks: JoinSet<_> = (0..4)
+        .map(|_| {
+            let client = client.clone();
+            async move {
+                for _ in 0..each {
+                    let _ = call(&client, "user/get").await;
+                }
+            }
+        })
+        .collect();
+    tasks.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_costs_at_most_one_look_into_the_store_and_one_fetch() {
+    let world = World::new();
+    let store = Arc::new(Counting::default());
+    let manager = world
+        .builder()
+        .store(store.clone())
+        .local_copy(Duration::ZERO);
+    requests(&world, &manager.build(), 5000).await;
+    let gets = store.gets.load(Ordering::Relaxed);
+    assert!((1..=20_000).contains(&gets), "{gets} looks");
+
+    let source = Arc::new(Counting::default());
+    requests(&world, &world.manager_of(source.clone()), 1250).await;
+    let fetches = source.fetches.load(Ordering::Relaxed);
+    assert!((1..=5000).contains(&fetches), "{fetches} fetches");
 }

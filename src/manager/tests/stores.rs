@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::advance;
+use futures_util::future::join_all;
+use tokio::time::{Instant, advance};
 
-use super::world::{LIFETIME, World, app};
+use super::world::{LIFETIME, Repeat, World, app, call};
 use crate::source::Fetch;
 use crate::{AccessToken, BoxError, Error, TokenKey, TokenStore};
 
@@ -289,4 +290,192 @@ async fn a_store_that_counts_by_another_clock_is_asked_once_when_this_one_was_se
     }
     assert_eq!(store.gets.load(Ordering::Relaxed), before + 1);
     assert_eq!(world.issuer.fetch_count(), 1);
+}
+
+/// A store that returns this token, whatever is put there.
+struct Stubborn(AccessToken);
+
+#[crate::async_trait]
+impl TokenStore for Stubborn {
+    async fn get(&self, _: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
+        Ok(Some(self.0.clone()))
+    }
+
+    async fn put(&self, _: &TokenKey, _: &AccessToken) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_token_in_the_store_costs_at_most_one_round_of_calls() {
+    for age in [0, 100] {
+        let world = World::new();
+        let dead = world.issuer.issue(&app());
+        world.issuer.end(&app(), 40014);
+        let fetched_at = world.clock.now() - Duration::from_secs(age);
+        let dead = AccessToken::from_parts(dead.expose_secret(), fetched_at, dead.expires_at());
+        let manager = world.builder().store(Stubborn(dead)).build();
+        let client = world.client(&manager);
+        // The first token is the dead one too.
+        let mut seen = 0;
+        for n in 0..3 {
+            let answers = join_all((0..10).map(|_| call(&client, "user/get"))).await;
+            let bad = answers.iter().filter(|it| !matches!(it, Ok(0))).count();
+            assert!(bad == 0 || n == 0, "round {n}: {answers:?}");
+            seen += bad;
+            advance(Duration::from_secs(1)).await;
+            world.issuer.end(&app(), 40014);
+        }
+        assert_eq!(seen, 0, "of age {age}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_from_the_store_that_is_rejected_too_leads_to_a_real_fetch() {
+    let world = World::new();
+    let store = Store::new(Way::Works, Way::Works);
+    let client = world.client(&world.builder().store(store.clone()).build());
+    assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    advance(Duration::from_secs(1)).await;
+    // Another process has put a newer one there, and both are dead by now.
+    store.keep(&world.issuer.issue(&app()));
+    world.issuer.end(&app(), 40014);
+    let mut answers = Vec::new();
+    for _ in 0..30 {
+        answers.push(call(&client, "user/get").await.unwrap());
+        advance(Duration::from_millis(100)).await;
+    }
+    let bad = answers.iter().filter(|errcode| **errcode != 0).count();
+    assert!(bad <= 1, "{answers:?}");
+    assert_eq!(answers[1..], [0; 29]);
+    assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_token_in_the_store_is_never_taken() {
+    let world = World::new();
+    world.issuer.repeats(Repeat::NewTokenOldValid);
+    let old = world.issuer.issue(&app());
+    advance(Duration::from_millis(300)).await;
+    let new = world.issuer.issue(&app());
+    let store = Store::new(Way::Works, Way::Fails);
+    store.keep(&new);
+    let manager = world
+        .builder()
+        .store(store.clone())
+        .local_copy(Duration::ZERO)
+        .build();
+    assert_eq!(manager.token(&app()).await.unwrap(), new);
+    store.keep(&old);
+    for _ in 0..10 {
+        assert_eq!(manager.token(&app()).await.unwrap(), new);
+        advance(Duration::from_secs(1)).await;
+    }
+    let newest = manager.refresh_rejected(&app(), new.expose_secret()).await;
+    assert_ne!(newest.unwrap().expose_secret(), old.expose_secret());
+    assert_eq!(world.issuer.fetch_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_keeps_its_first_token_does_not_bring_it_back_after_many_revocations() {
+    for local_copy in [None, Some(Duration::ZERO)] {
+        let world = World::new();
+        let first = world.issuer.issue(&app());
+        let mut builder = world.builder().store(Stubborn(first.clone()));
+        if let Some(limit) = local_copy {
+            builder = builder.local_copy(limit);
+        }
+        let manager = builder.build();
+        let client = world.client(&manager);
+        for n in 0..8 {
+            advance(Duration::from_secs(10)).await;
+            assert_eq!(
+                call(&client, "user/get").await.unwrap(),
+                0,
+                "revocation {n}"
+            );
+            world.issuer.end(&app(), 40014);
+            assert_eq!(
+                call(&client, "user/get").await.unwrap(),
+                0,
+                "revocation {n}"
+            );
+        }
+        let sent = world.issuer.calls();
+        let dead = sent.iter().filter(|it| it.token == first.expose_secret());
+        assert_eq!(dead.count(), 2, "once good and once rejected");
+    }
+}
+
+/// A store over a network: it answers after a while.
+struct Distant(Arc<Store>);
+
+async fn on_the_way() {
+    tokio::time::sleep(Duration::from_micros(fastrand::u64(500..3000))).await;
+}
+
+#[crate::async_trait]
+impl TokenStore for Distant {
+    async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
+        on_the_way().await;
+        let kept = self.0.get(key).await;
+        on_the_way().await;
+        kept
+    }
+
+    async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
+        on_the_way().await;
+        self.0.put(key, token).await?;
+        on_the_way().await;
+        Ok(())
+    }
+}
+
+/// Managers over one store call one after the other for 2 s while the token is revoked once. Returns how many calls each saw rejected, and
+/// whether there were any more after 1 s.
+async fn one_revocation(managers: usize, seed: u64) -> (Vec<usize>, bool) {
+    fastrand::seed(seed);
+    let world = World::new();
+    let store = Store::new(Way::Works, Way::Works);
+    world.issuer.takes(Duration::from_millis(30));
+    world.issuer.answers_after(Duration::from_millis(2));
+    let clients: Vec<_> = (0..managers)
+        .map(|_| world.builder().store(Distant(store.clone())).build())
+        .map(|manager| world.client(&manager))
+        .collect();
+    for client in &clients {
+        assert_eq!(call(client, "user/get").await.unwrap(), 0);
+    }
+    world.issuer.end(&app(), 40014);
+    let revoked_at = Instant::now();
+    let calls = clients.iter().map(|client| async move {
+        let (mut bad, mut is_late) = (0, false);
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(..5000))).await;
+        while revoked_at.elapsed() < Duration::from_secs(2) {
+            if call(client, "user/get").await.unwrap() != 0 {
+                bad += 1;
+                is_late |= revoked_at.elapsed() > Duration::from_secs(1);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        (bad, is_late)
+    });
+    let seen = join_all(calls).await;
+    let is_late = seen.iter().any(|(_, is_late)| *is_late);
+    (seen.into_iter().map(|(bad, _)| bad).collect(), is_late)
+}
+
+#[tokio::test(start_paused = true)]
+async fn managers_over_one_store_settle_on_one_token_after_a_revocation() {
+    for managers in [2, 3, 5] {
+        let mut worst = Vec::new();
+        for seed in 0..100 {
+            let (seen, is_late) = one_revocation(managers, seed).await;
+            assert!(!is_late, "{managers} managers, seed {seed}");
+            worst.push(seen.into_iter().max().unwrap());
+        }
+        worst.sort_unstable();
+        assert!(worst[50] <= 2, "{managers} managers: {worst:?}");
+        assert!(worst[99] <= 5, "{managers} managers: {worst:?}");
+    }
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, advance};
+use tokio::time::{Instant, advance, sleep};
 
-use super::world::{Behaviour, World, app, fails_as, fails_with};
+use super::world::{Behaviour, World, app, call, fails_as, fails_with, traffic};
 use crate::{Credentials, Error, ErrorKind};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -159,4 +159,75 @@ async fn forgetting_ends_a_cooldown_and_drops_the_local_copy() {
         "the store keeps it"
     );
     assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cooldown_of_refreshes_ahead_does_not_outlast_the_token() {
+    let world = World::new();
+    world.issuer.lives(Duration::from_secs(200));
+    let client = world.client(&world.manager());
+    assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    advance(Duration::from_secs(180)).await;
+    for _ in 0..2 {
+        world.issuer.next(Behaviour::Fail(Error::refused("no")));
+    }
+    let bad = traffic(&client, "user/get", Duration::from_secs(40)).await;
+    assert_eq!(world.issuer.fetch_count(), 4, "two of them in vain");
+    assert!(bad.is_empty(), "{bad:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cooldown_of_refreshes_ahead_does_not_outlast_a_rejection_of_the_token() {
+    let world = World::new();
+    let client = world.client(&world.manager());
+    assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    advance(Duration::from_secs(7000)).await;
+    world.issuer.next(Behaviour::Fail(Error::refused("no")));
+    assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    sleep(Duration::from_secs(2)).await;
+    world.issuer.end(&app(), 40014);
+    assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_a_cooldown_nor_a_rate_limit_holds_back_a_look_into_the_store() {
+    for failure in [errcode(45009), errcode(60020), Behaviour::Panic] {
+        let world = World::new();
+        let store = crate::MokaStore::new();
+        let [first, second] = [(); 2].map(|()| world.builder().store(store.clone()).build());
+        world.issuer.next(failure);
+        assert!(first.token(&app()).await.is_err());
+        assert!(first.token(&app()).await.is_err());
+        assert_eq!(world.issuer.fetch_count(), 1);
+        let good = second.token(&app()).await.unwrap();
+        assert_eq!(first.token(&app()).await.unwrap(), good, "served at once");
+        assert_eq!(world.issuer.fetch_count(), 2);
+    }
+}
+
+#[test]
+fn refreshes_that_are_lost_with_their_runtimes_are_throttled() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let world = runtime().block_on(async { World::new() });
+    let manager = world.manager();
+    runtime().block_on(manager.token(&app())).unwrap();
+    world.clock.jump(7000);
+    world.issuer.usually(Behaviour::Hang);
+    let began = std::time::Instant::now();
+    for _ in 0..50 {
+        runtime().block_on(async {
+            manager.token(&app()).await.unwrap();
+            for _ in 0..5 {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
+    let fetches = world.issuer.fetch_count() - 1;
+    assert!(fetches <= 2 + 2 * seconds, "{fetches} in {seconds} s");
 }

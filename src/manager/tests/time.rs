@@ -1,10 +1,11 @@
 //! Clocks that jump.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{advance, sleep};
 
-use super::world::{LIFETIME, World, app, call, fails_as};
+use super::world::{Behaviour, LIFETIME, World, app, call, fails_as};
 use crate::{Error, ErrorKind, FetchRequest, FetchedToken, TokenManagerBuilder, TokenSource};
 
 const THREE_HOURS: i64 = 3 * 3600;
@@ -82,9 +83,9 @@ async fn a_clock_that_jumps_during_every_fetch_is_an_error_and_no_flood() {
     .build();
     for _ in 0..1000 {
         let result = manager.token(&app()).await;
-        assert!(fails_as(&result, ErrorKind::Refused), "{result:?}");
+        assert!(fails_as(&result, ErrorKind::Transient), "{result:?}");
     }
-    assert_eq!(world.issuer.fetch_count(), 2);
+    assert_eq!(world.issuer.fetch_count(), 4, "one refresh of four tries");
 }
 
 /// Lets the clock jump while it fetches, by more than the token lives.
@@ -118,5 +119,44 @@ async fn settings_at_their_ends_do_no_harm() {
                 .unwrap(),
             token
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_frozen_twice_in_one_refresh_asks_again() {
+    /// Lets the clock jump while it fetches, twice.
+    struct JumpsTwice(World, AtomicUsize);
+
+    #[crate::async_trait]
+    impl TokenSource for JumpsTwice {
+        async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
+            if self.1.fetch_add(1, Ordering::Relaxed) < 2 {
+                self.0.clock.jump(THREE_HOURS);
+            }
+            self.0.issuer.fetch(request).await
+        }
+    }
+
+    let world = World::new();
+    let manager = world.manager_of(JumpsTwice(world.clone(), AtomicUsize::default()));
+    let token = manager.token(&app()).await.unwrap();
+    assert!(token.expires_at() > world.clock.now());
+    assert_eq!(world.issuer.fetch_count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cooldown_is_over_after_a_suspension() {
+    for errcode in [40001, 45009] {
+        let world = World::new();
+        let manager = world.manager();
+        for _ in 0..3 {
+            world
+                .issuer
+                .next(Behaviour::Fail(Error::api(errcode, "no")));
+            assert!(manager.token(&app()).await.is_err());
+            world.clock.jump(THREE_HOURS);
+        }
+        assert!(manager.token(&app()).await.is_ok());
+        assert_eq!(world.issuer.fetch_count(), 4);
     }
 }

@@ -13,7 +13,7 @@ use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next, 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::{
     AccessToken, AccessTokenMiddleware, Credentials, Error, ErrorKind, FetchRequest, FetchedToken,
     TokenManager, TokenManagerBuilder, TokenSource,
@@ -48,6 +48,15 @@ impl World {
             clock: Clock::new(move || clock.now()),
             ..TokenManager::builder(self.issuer.clone())
         }
+    }
+
+    /// A manager with this source and the clock of this world.
+    pub(super) fn manager_of(&self, source: impl TokenSource) -> TokenManager {
+        TokenManagerBuilder {
+            source: Arc::new(source),
+            ..self.builder()
+        }
+        .build()
     }
 
     pub(super) fn manager(&self) -> TokenManager {
@@ -91,6 +100,25 @@ pub(super) async fn errcode_of(request: RequestBuilder) -> Result<i64, Error> {
     }
 }
 
+/// Sends a request to the path every 50 ms for so long. Returns the answers that were not good, with the time at which each was sent.
+pub(super) async fn traffic(
+    client: &ClientWithMiddleware,
+    path: &str,
+    time: Duration,
+) -> Vec<(Duration, Result<i64, Error>)> {
+    let began = Instant::now();
+    let mut bad = Vec::new();
+    while began.elapsed() < time {
+        let sent = began.elapsed();
+        let answer = call(client, path).await;
+        if !matches!(answer, Ok(0)) {
+            bad.push((sent, answer));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    bad
+}
+
 pub(super) fn fails_as<T>(result: &Result<T, Error>, kind: ErrorKind) -> bool {
     result.as_ref().is_err_and(|error| error.kind() == kind)
 }
@@ -124,6 +152,13 @@ impl HandClock {
             now - distance
         } else {
             now + distance
+        }
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        Moment {
+            instant: Instant::now(),
+            wall: self.now(),
         }
     }
 
@@ -190,8 +225,8 @@ struct IssuerState {
 #[derive(Clone, Debug)]
 pub(super) struct Try {
     pub(super) app: Arc<str>,
-    pub(super) began: Instant,
-    pub(super) ended: Option<(Instant, End)>,
+    pub(super) began: Moment,
+    pub(super) ended: Option<(Moment, End)>,
 }
 
 #[derive(Clone, Debug)]
@@ -318,7 +353,7 @@ impl Issuer {
         self.asked.send_modify(|asked| *asked += 1);
         state.log.push(Try {
             app: app.clone(),
-            began: Instant::now(),
+            began: self.clock.moment(),
             ended: None,
         });
         (behaviour, state.latency)
@@ -358,8 +393,9 @@ impl Issuer {
         let (value, told) = match (valid.last_mut(), repeat) {
             (Some(old), Repeat::SameToken) => (old.value.clone(), lifetime),
             (Some(old), Repeat::SameTokenShorter) => {
-                let left = old.expires_at.duration_since(now).unwrap();
-                (old.value.clone(), left)
+                // In whole seconds, as the API tells it.
+                let left = old.expires_at.duration_since(now).unwrap().as_secs();
+                (old.value.clone(), Duration::from_secs(left))
             }
             (Some(old), Repeat::SameTokenExtended) => {
                 old.expires_at = now + lifetime;
@@ -427,7 +463,8 @@ impl Drop for UnderWay<'_> {
         if let Some(count) = state.under_way.get_mut(self.app) {
             *count -= 1;
         }
-        state.log[self.index].ended = Some((Instant::now(), self.end.clone()));
+        let now = self.issuer.clock.moment();
+        state.log[self.index].ended = Some((now, self.end.clone()));
     }
 }
 

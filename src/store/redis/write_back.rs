@@ -44,7 +44,7 @@ impl Unwritten {
 
     /// Whether this one may stay in Redis in its place.
     pub(super) fn gives_way_to(&self, kept: &AccessToken) -> bool {
-        !self.unusable.covers(kept)
+        !self.unusable.covers(kept, SystemTime::now())
     }
 }
 
@@ -59,7 +59,8 @@ impl WriteBack {
     /// Goes on where a runtime has ended, but not with a token that is of no use any more.
     pub(super) fn go_on(store: &Arc<Shared>, key: &TokenKey, fetch: &Fetch<'_>) {
         let mut state = store.write_back.lock();
-        let is_useless = |unwritten: &Unwritten| fetch.unusable().covers(&unwritten.token);
+        let is_useless =
+            |unwritten: &Unwritten| fetch.unusable().covers(&unwritten.token, SystemTime::now());
         if state.unwritten.get(key).is_some_and(is_useless) {
             state.unwritten.remove(key);
         }
@@ -130,7 +131,7 @@ async fn write_all(store: Weak<Shared>) {
                     Ok(committed) => {
                         store.write_back.lock().remove(&key, &unwritten.token);
                         if let Committed::Kept = committed {
-                            tracing::info!(event = "store_recovered", %key, "the token store works again, and has the token that was fetched without it");
+                            tracing::info!(target: crate::TARGET, event = "store_recovered", %key, "the token store works again, and has the token that was fetched without it");
                         }
                     }
                     Err(failure) if failure.may_pass() => break, // Redis is not back yet.

@@ -1,0 +1,191 @@
+use std::time::SystemTime;
+
+use super::*;
+
+const BUDGET: u32 = 10;
+
+fn token(value: &str) -> AccessToken {
+    let now = SystemTime::now();
+    AccessToken::from_parts(value, now, now + Duration::from_secs(7200))
+}
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// How many fetches a path gets at once, each futile unless it is healed.
+fn granted(guard: &mut Guard, path: &str, now: Instant) -> usize {
+    (0..100)
+        .take_while(|_| guard.take(path, BUDGET, now).is_ok())
+        .count()
+}
+
+#[test]
+fn a_path_is_held_back_longer_each_time_whatever_it_accepts_in_between() {
+    let (mut guard, mut now) = (Guard::default(), Instant::now());
+    for (n, hold) in [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+        .into_iter()
+        .enumerate()
+    {
+        let hold = secs(hold);
+        assert!(guard.take("bad", 1000, now).is_ok());
+        assert_eq!(
+            guard.futile("bad", &token(&n.to_string()), false, now),
+            Some(hold)
+        );
+        guard.accepted("bad", now);
+        let before_end = now + hold - Duration::from_millis(1);
+        assert_eq!(guard.take("bad", 1000, before_end), Err(HeldBack::Path));
+        assert!(guard.take("good", 1000, now).is_ok());
+        now += hold;
+    }
+    now += MEMORY;
+    assert_eq!(
+        guard.futile("bad", &token("later"), false, now),
+        Some(FIRST_HOLD),
+        "it was forgotten"
+    );
+}
+
+#[test]
+fn where_others_fetch_the_first_time_holds_nothing_back() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    for (n, hold) in [0, 2, 4].into_iter().enumerate() {
+        let token = token(&n.to_string());
+        assert_eq!(guard.futile("path", &token, true, now), Some(secs(hold)));
+        let is_held = guard.take("path", 1000, now) == Err(HeldBack::Path);
+        assert_eq!(is_held, hold > 0);
+    }
+}
+
+#[test]
+fn a_crowd_with_one_token_counts_once() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    let token = token("new");
+    assert!(guard.futile("bad", &token, false, now).is_some());
+    assert!(guard.futile("bad", &token, false, now).is_none());
+}
+
+#[test]
+fn unproven_paths_leave_a_reserve_that_proven_paths_can_use() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    assert_eq!(granted(&mut guard, "new", now), 5);
+    guard.futile("bad", &token("new"), false, now);
+    guard.accepted("good", now);
+    assert_eq!(granted(&mut guard, "other", now), 0);
+    assert_eq!(granted(&mut guard, "good", now), 5);
+
+    let later = now + MEMORY - secs(1);
+    guard.futile("other", &token("newer"), false, later);
+    assert_eq!(granted(&mut guard, "good", later), 10, "proven for an hour");
+    assert_eq!(granted(&mut guard, "good", later + secs(1)), 0);
+}
+
+#[test]
+fn a_fetch_whose_token_is_accepted_costs_nothing_of_the_slow_budget() {
+    let (mut guard, mut now) = (Guard::default(), Instant::now());
+    for n in 0..100 {
+        assert!(guard.take("good", BUDGET, now).is_ok(), "{n}");
+        let token = token(&n.to_string());
+        guard.fetched(&token);
+        for _ in 0..3 {
+            guard.healed(&token);
+        }
+        now += QUICK_REFILL;
+    }
+    assert_eq!(
+        granted(&mut guard, "bad", now),
+        5,
+        "no more than one was given back for each"
+    );
+}
+
+#[test]
+fn only_the_token_on_trial_gives_a_fetch_back() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    assert!(guard.take("bad", BUDGET, now).is_ok());
+    guard.fetched(&token("new"));
+    guard.healed(&token("another"));
+    assert_eq!(granted(&mut guard, "bad", now), 4);
+}
+
+#[test]
+fn the_quick_budget_limits_fetches_that_are_accepted_too() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    let mut all = 0;
+    for n in 0..100 {
+        if guard.take("good", BUDGET, now).is_ok() {
+            all += 1;
+            let token = token(&n.to_string());
+            guard.fetched(&token);
+            guard.healed(&token);
+        }
+    }
+    assert_eq!(all, QUICK);
+    assert!(guard.take("good", BUDGET, now + QUICK_REFILL).is_ok());
+}
+
+#[test]
+fn futile_fetches_are_at_most_sixty_in_any_hour() {
+    let (mut guard, mut now) = (Guard::default(), Instant::now());
+    let began = now;
+    let mut fetches = 0;
+    while now < began + secs(3600) {
+        let path = format!("bad{}", fetches % 40);
+        if guard.take(&path, BUDGET, now).is_ok() {
+            fetches += 1;
+            guard.futile(&path, &token(&fetches.to_string()), false, now);
+        }
+        now += Duration::from_millis(500);
+    }
+    assert!((50..=60).contains(&fetches), "{fetches}");
+}
+
+#[test]
+fn fetches_that_fail_or_are_not_made_cost_nothing_of_the_slow_budget() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    for _ in 0..100 {
+        assert!(guard.take("path", BUDGET, now).is_ok());
+        guard.not_needed();
+    }
+    for n in 0..QUICK {
+        assert!(guard.take("path", BUDGET, now).is_ok(), "{n}");
+        guard.failed();
+    }
+    assert!(guard.take("path", BUDGET, now).is_err());
+    assert_eq!(granted(&mut guard, "path", now + QUICK_REFILL * QUICK), 5);
+}
+
+#[test]
+fn a_budget_of_none_grants_nothing_and_news_are_told_once() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    assert_eq!(
+        guard.take("a", 0, now),
+        Err(HeldBack::Budget { is_news: true })
+    );
+    assert_eq!(
+        guard.take("a", 0, now),
+        Err(HeldBack::Budget { is_news: false })
+    );
+    assert!(guard.take("a", 1, now).is_ok());
+    assert_eq!(
+        guard.take("a", 1, now),
+        Err(HeldBack::Budget { is_news: true })
+    );
+}
+
+#[test]
+fn paths_are_never_kept_without_a_bound() {
+    let (mut guard, mut now) = (Guard::default(), Instant::now());
+    for n in 0..10 * MOST_PATHS {
+        guard.futile(&format!("bad{n}"), &token("new"), false, now);
+        guard.accepted(&format!("good{n}"), now);
+        now += secs(1);
+    }
+    assert!(guard.records.len() <= MOST_PATHS);
+    assert!(guard.accepted.len() <= MOST_PATHS);
+    now += MEMORY;
+    guard.accepted("good", now);
+    assert!(guard.records.is_empty() && guard.accepted.is_empty());
+    assert!(guard.is_at_rest(now + MEMORY));
+}

@@ -1,0 +1,189 @@
+//! What is to be done for a caller: decided while the state is locked, and done after that.
+
+use super::guard::HeldBack;
+use super::refresh::{Launch, Refresh};
+use super::single_flight::{SingleFlight, Trigger};
+use super::slot::State;
+use super::{Served, Tenant, TokenManager};
+use crate::clock::Moment;
+use crate::{AccessToken, Error};
+
+/// What is to be done for a caller, once no lock is held.
+pub(super) enum Step {
+    /// The token serves. A refresh may be started beside.
+    Serve(AccessToken, Option<Launch>),
+    Join(SingleFlight),
+    Start(Launch),
+    Fail(Error),
+}
+
+impl Step {
+    pub(super) fn take(self) -> Result<Served, Error> {
+        match self {
+            Self::Serve(token, launch) => {
+                if let Some(launch) = launch {
+                    launch.spawn();
+                }
+                Ok(Served::Token(token))
+            }
+            Self::Join(refresh) => Ok(Served::Refresh(refresh)),
+            Self::Start(launch) => Ok(Served::Refresh(launch.spawn())),
+            Self::Fail(error) => Err(error),
+        }
+    }
+}
+
+impl TokenManager {
+    /// For a caller who needs a token.
+    pub(super) fn step(&self, state: &mut State, tenant: &Tenant, now: Moment) -> Step {
+        let Some(local) = state.usable(now.wall) else {
+            let trigger = match state.local {
+                Some(_) => Trigger::Expired,
+                None => Trigger::Cold,
+            };
+            return self.join_or_start(state, tenant, trigger, now);
+        };
+        let token = local.token.clone();
+        let is_expiring = now.wall >= local.refresh_at;
+        let limit = self.shared.settings.local_copy;
+        let age = now.instant.duration_since(local.checked_at);
+        let is_stale = limit.is_some_and(|limit| age >= limit);
+        if let Some(refresh) = &state.refresh {
+            return if is_stale && refresh.trigger() == Trigger::Stale {
+                Step::Join(refresh.clone())
+            } else {
+                Step::Serve(token, None)
+            };
+        }
+        if is_expiring && self.permit(state, now, true).is_ok() {
+            let launch = self.prepare(state, tenant, Trigger::Expiring, Ok(()), None);
+            // Without a runtime the token serves as long as it lives.
+            return Step::Serve(token, launch.ok());
+        }
+        if is_stale {
+            return match self.prepare(state, tenant, Trigger::Stale, Ok(()), None) {
+                Ok(launch) => Step::Start(launch),
+                Err(_no_runtime) => Step::Serve(token, None),
+            };
+        }
+        Step::Serve(token, None)
+    }
+
+    /// For a caller whose token was rejected.
+    pub(super) fn step_after_rejection(
+        &self,
+        state: &mut State,
+        tenant: &Tenant,
+        (rejected, path): (&AccessToken, &str),
+        now: Moment,
+        held_back: &mut Option<HeldBack>,
+    ) -> Step {
+        if let Err(invalid) = tenant.credentials.check() {
+            return Step::Fail(invalid);
+        }
+        if let Some(token) = state.better_than(rejected, now.wall).cloned() {
+            state.rejected.note(rejected, now.wall);
+            return Step::Serve(token, None);
+        }
+        if let Some(refresh) = state.refresh.clone() {
+            state.note_rejected(rejected, now.wall);
+            return Step::Join(refresh);
+        }
+        let budget = self.shared.settings.refresh_budget;
+        if let Err(reason) = self.permit(state, now, false) {
+            state.note_rejected(rejected, now.wall);
+            return self.start_or_fail(state, tenant, Trigger::Rejected, Err(reason), None, now);
+        }
+        match state.guard.take(path, budget, now.instant) {
+            Ok(()) => {
+                state.note_rejected(rejected, now.wall);
+                self.start_or_fail(state, tenant, Trigger::Rejected, Ok(()), None, now)
+            }
+            Err(reason) => {
+                *held_back = Some(reason);
+                // The token may be good for all others, so it is not noted.
+                let (permit, rejected) = (Err(Error::held_back()), Some(rejected.clone()));
+                self.start_or_fail(state, tenant, Trigger::Rejected, permit, rejected, now)
+            }
+        }
+    }
+
+    /// Whether the source may be asked now, and otherwise why not.
+    fn permit(&self, state: &State, now: Moment, has_token: bool) -> Result<(), Error> {
+        if let Some(reason) = state.throttle.reason(now, has_token) {
+            return Err(reason.clone());
+        }
+        match self.shared.gate.closed() {
+            Some((reason, _)) => Err(reason),
+            None => Ok(()),
+        }
+    }
+
+    /// The refresh under way, or a new one.
+    fn join_or_start(
+        &self,
+        state: &mut State,
+        tenant: &Tenant,
+        trigger: Trigger,
+        now: Moment,
+    ) -> Step {
+        if let Some(refresh) = &state.refresh {
+            return Step::Join(refresh.clone());
+        }
+        let permit = self.permit(state, now, false);
+        self.start_or_fail(state, tenant, trigger, permit, None, now)
+    }
+
+    /// A new refresh, unless it could not bring anything.
+    fn start_or_fail(
+        &self,
+        state: &mut State,
+        tenant: &Tenant,
+        trigger: Trigger,
+        permit: Result<(), Error>,
+        rejected: Option<AccessToken>,
+        now: Moment,
+    ) -> Step {
+        let is_held_back = rejected.is_some();
+        let prepared = match permit {
+            Err(reason) if !self.shared.is_shared => Err(reason),
+            permit => {
+                let takes_fetch = trigger == Trigger::Rejected && permit.is_ok();
+                let prepared = self.prepare(state, tenant, trigger, permit, rejected);
+                if takes_fetch && prepared.is_err() {
+                    state.guard.not_needed();
+                }
+                prepared
+            }
+        };
+        match prepared {
+            Ok(launch) => Step::Start(launch),
+            Err(error) => {
+                if !is_held_back {
+                    state.not_refreshed(now.wall);
+                }
+                Step::Fail(error)
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        state: &mut State,
+        tenant: &Tenant,
+        trigger: Trigger,
+        permit: Result<(), Error>,
+        rejected: Option<AccessToken>,
+    ) -> Result<Launch, Error> {
+        let Tenant { slot, credentials } = tenant;
+        Refresh::prepare(
+            &self.shared,
+            slot,
+            state,
+            credentials,
+            trigger,
+            permit,
+            rejected,
+        )
+    }
+}
