@@ -91,11 +91,13 @@ impl AccessToken {
 
     /// Whether both may be the same token: a store may round times to whole seconds.
     pub(crate) fn is_likely(&self, other: &Self) -> bool {
-        let between = match self.fetched_at().duration_since(other.fetched_at()) {
-            Ok(later) => later,
-            Err(earlier) => earlier.duration(),
-        };
-        between < Duration::from_secs(1) && self.expose_secret() == other.expose_secret()
+        let (one, two) = (self.fetched_at(), other.fetched_at());
+        let between = one
+            .duration_since(two)
+            .unwrap_or_else(|error| error.duration());
+        let is_whole = |time| to_the_second(time) == time;
+        let is_cut = between < Duration::from_secs(1) && (is_whole(one) || is_whole(two));
+        (one == two || is_cut) && self.expose_secret() == other.expose_secret()
     }
 
     pub(crate) fn lifetime(&self) -> Duration {
@@ -244,6 +246,19 @@ mod tests {
         let second = AccessToken::from_parts("same", at(2), at(7202));
         assert_ne!(first, second);
         assert_eq!(first, AccessToken::from_parts("same", at(1), at(9)));
+    }
+
+    #[test]
+    fn a_store_may_cut_times_to_seconds_but_not_to_fractions() {
+        let at = |millis| UNIX_EPOCH + Duration::from_millis(millis);
+        let token = |millis| AccessToken::from_parts("same", at(millis), at(9_000_000));
+        assert!(token(1500).is_likely(&token(1500)));
+        assert!(token(1500).is_likely(&token(1000)) && token(1000).is_likely(&token(1500)));
+        assert!(token(1500).is_likely(&token(2000)));
+        assert!(!token(1500).is_likely(&token(1501)));
+        assert!(!token(1500).is_likely(&token(3000)));
+        let other = AccessToken::from_parts("other", at(1000), at(9_000_000));
+        assert!(!token(1500).is_likely(&other));
     }
 
     #[test]

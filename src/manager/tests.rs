@@ -11,4 +11,5 @@ mod stores;
 mod tenants;
 mod throttle;
 mod time;
+mod traffic;
 mod world;
