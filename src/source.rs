@@ -95,32 +95,25 @@ pub trait TokenSource: Send + Sync + 'static {
     }
 }
 
-#[async_trait]
-impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
-    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
-        (**self).fetch(request).await
-    }
+macro_rules! forwarded_by {
+    ($($pointer:ident),*) => {
+        $(
+            #[async_trait]
+            impl<T: TokenSource + ?Sized> TokenSource for $pointer<T> {
+                async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
+                    (**self).fetch(request).await
+                }
 
-    fn audience(&self) -> Audience {
-        (**self).audience()
-    }
+                fn audience(&self) -> Audience {
+                    (**self).audience()
+                }
 
-    fn fetches(&self) -> bool {
-        (**self).fetches()
-    }
+                fn fetches(&self) -> bool {
+                    (**self).fetches()
+                }
+            }
+        )*
+    };
 }
 
-#[async_trait]
-impl<T: TokenSource + ?Sized> TokenSource for Box<T> {
-    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
-        (**self).fetch(request).await
-    }
-
-    fn audience(&self) -> Audience {
-        (**self).audience()
-    }
-
-    fn fetches(&self) -> bool {
-        (**self).fetches()
-    }
-}
+forwarded_by!(Arc, Box);

@@ -73,48 +73,33 @@ pub trait TokenStore: Send + Sync + 'static {
     }
 }
 
-#[async_trait]
-impl<T: TokenStore + ?Sized> TokenStore for Arc<T> {
-    async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
-        (**self).get(key).await
-    }
+macro_rules! forwarded_by {
+    ($($pointer:ident),*) => {
+        $(
+            #[async_trait]
+            impl<T: TokenStore + ?Sized> TokenStore for $pointer<T> {
+                async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
+                    (**self).get(key).await
+                }
 
-    async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
-        (**self).put(key, token).await
-    }
+                async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
+                    (**self).put(key, token).await
+                }
 
-    fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
-        (**self).database()
-    }
+                fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
+                    (**self).database()
+                }
 
-    fn coordinates(&self) -> bool {
-        (**self).coordinates()
-    }
+                fn coordinates(&self) -> bool {
+                    (**self).coordinates()
+                }
 
-    async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
-        (**self).get_or_fetch(key, fetch).await
-    }
+                async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
+                    (**self).get_or_fetch(key, fetch).await
+                }
+            }
+        )*
+    };
 }
 
-#[async_trait]
-impl<T: TokenStore + ?Sized> TokenStore for Box<T> {
-    async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
-        (**self).get(key).await
-    }
-
-    async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
-        (**self).put(key, token).await
-    }
-
-    fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
-        (**self).database()
-    }
-
-    fn coordinates(&self) -> bool {
-        (**self).coordinates()
-    }
-
-    async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
-        (**self).get_or_fetch(key, fetch).await
-    }
-}
+forwarded_by!(Arc, Box);

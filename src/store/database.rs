@@ -40,37 +40,29 @@ pub trait SharedDatabase: Send + Sync + 'static {
     ) -> Result<bool, BoxError>;
 }
 
-#[async_trait]
-impl<T: SharedDatabase + ?Sized> SharedDatabase for Arc<T> {
-    async fn load(&self, key: &str) -> Result<Option<Kept>, BoxError> {
-        (**self).load(key).await
-    }
+macro_rules! forwarded_by {
+    ($($pointer:ident),*) => {
+        $(
+            #[async_trait]
+            impl<T: SharedDatabase + ?Sized> SharedDatabase for $pointer<T> {
+                async fn load(&self, key: &str) -> Result<Option<Kept>, BoxError> {
+                    (**self).load(key).await
+                }
 
-    async fn compare_and_swap(
-        &self,
-        key: &str,
-        expected: Option<&[u8]>,
-        new: &Kept,
-    ) -> Result<bool, BoxError> {
-        (**self).compare_and_swap(key, expected, new).await
-    }
+                async fn compare_and_swap(
+                    &self,
+                    key: &str,
+                    expected: Option<&[u8]>,
+                    new: &Kept,
+                ) -> Result<bool, BoxError> {
+                    (**self).compare_and_swap(key, expected, new).await
+                }
+            }
+        )*
+    };
 }
 
-#[async_trait]
-impl<T: SharedDatabase + ?Sized> SharedDatabase for Box<T> {
-    async fn load(&self, key: &str) -> Result<Option<Kept>, BoxError> {
-        (**self).load(key).await
-    }
-
-    async fn compare_and_swap(
-        &self,
-        key: &str,
-        expected: Option<&[u8]>,
-        new: &Kept,
-    ) -> Result<bool, BoxError> {
-        (**self).compare_and_swap(key, expected, new).await
-    }
-}
+forwarded_by!(Arc, Box);
 
 /// A value in a [`SharedDatabase`], and the time it has left.
 ///
