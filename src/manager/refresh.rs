@@ -76,7 +76,9 @@ impl Refresh {
     ) -> Result<Launch, Error> {
         credentials.check()?;
         let runtime = Handle::try_current().map_err(|_outside| Error::no_runtime())?;
-        let (sender, single_flight) = SingleFlight::new(trigger, shared.longest_refresh());
+        let may_fetch = permit.is_ok() && trigger != Trigger::Stale;
+        let longest = shared.longest_refresh();
+        let (sender, single_flight) = SingleFlight::new(trigger, may_fetch, longest);
         state.refresh = Some(single_flight.clone());
         let refresh = Self {
             shared: shared.clone(),

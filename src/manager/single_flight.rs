@@ -13,6 +13,7 @@ pub(super) type Outcome = Result<AccessToken, Error>;
 #[derive(Clone, Debug)]
 pub(crate) struct SingleFlight {
     trigger: Trigger,
+    may_fetch: bool,
     outcome: watch::Receiver<Option<Outcome>>,
     deadline: Instant,
 }
@@ -22,10 +23,15 @@ pub(super) type OutcomeSender = watch::Sender<Option<Outcome>>;
 
 impl SingleFlight {
     /// A refresh that is lost if it has no outcome in this time.
-    pub(super) fn new(trigger: Trigger, longest: Duration) -> (OutcomeSender, Self) {
+    pub(super) fn new(
+        trigger: Trigger,
+        may_fetch: bool,
+        longest: Duration,
+    ) -> (OutcomeSender, Self) {
         let (sender, outcome) = watch::channel(None);
         let single_flight = Self {
             trigger,
+            may_fetch,
             outcome,
             deadline: Instant::now() + longest,
         };
@@ -34,6 +40,11 @@ impl SingleFlight {
 
     pub(super) fn trigger(&self) -> Trigger {
         self.trigger
+    }
+
+    /// Whether it asks the source if the store has nothing.
+    pub(super) fn may_fetch(&self) -> bool {
+        self.may_fetch
     }
 
     /// Waits for the outcome. `None` if the refresh is lost, because its runtime ended or has stopped running it.

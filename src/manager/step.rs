@@ -85,7 +85,9 @@ impl TokenManager {
             state.rejected.note(rejected, now.wall);
             return Step::Serve(token, None);
         }
-        if let Some(refresh) = state.refresh.clone() {
+        if let Some(refresh) = state.refresh.clone()
+            && refresh.may_fetch()
+        {
             state.note_rejected(rejected, now.wall);
             return Step::Join(refresh);
         }
@@ -101,6 +103,11 @@ impl TokenManager {
             }
             Err(reason) => {
                 *held_back = Some(reason);
+                if let Some(look) = &state.refresh
+                    && look.trigger() == Trigger::Rejected
+                {
+                    return Step::Join(look.clone());
+                }
                 // The token may be good for all others, so it is not noted.
                 let (permit, rejected) = (Err(Error::held_back()), Some(rejected.clone()));
                 self.start_or_fail(state, tenant, Trigger::Rejected, permit, rejected, now)
@@ -127,10 +134,13 @@ impl TokenManager {
         trigger: Trigger,
         now: Moment,
     ) -> Step {
-        if let Some(refresh) = &state.refresh {
+        let permit = self.permit(state, now, false);
+        // A mere look into the store is of no use to a caller for whom the source may be asked.
+        if let Some(refresh) = &state.refresh
+            && (refresh.may_fetch() || permit.is_err())
+        {
             return Step::Join(refresh.clone());
         }
-        let permit = self.permit(state, now, false);
         self.start_or_fail(state, tenant, trigger, permit, None, now)
     }
 

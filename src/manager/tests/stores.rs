@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance};
 
 use super::world::{LIFETIME, Repeat, World, app, call};
@@ -478,4 +479,47 @@ async fn managers_over_one_store_settle_on_one_token_after_a_revocation() {
         assert!(worst[50] <= 2, "{managers} managers: {worst:?}");
         assert!(worst[99] <= 5, "{managers} managers: {worst:?}");
     }
+}
+
+/// A store that answers nothing until it may.
+struct Gated(Arc<Store>, Semaphore);
+
+#[crate::async_trait]
+impl TokenStore for Gated {
+    async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
+        let _turn = self.1.acquire().await?;
+        self.0.get(key).await
+    }
+
+    async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
+        self.0.put(key, token).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_into_the_store_for_a_bad_path_does_not_hold_up_a_real_revocation() {
+    let world = World::new();
+    world.issuer.rejects_always("bad");
+    let store = Arc::new(Gated(Store::new(Way::Works, Way::Works), Semaphore::new(1)));
+    let client = world.client(&world.builder().store(store.clone()).build());
+    assert_eq!(call(&client, "good").await.unwrap(), 0);
+    for _ in 0..3 {
+        assert_eq!(call(&client, "bad").await.unwrap(), 40014);
+        assert_eq!(call(&client, "good").await.unwrap(), 0);
+    }
+    let fetches = world.issuer.fetch_count();
+    let closed = store.1.acquire().await.unwrap();
+    let held_back = tokio::spawn({
+        let client = client.clone();
+        async move { call(&client, "bad").await }
+    });
+    tokio::task::yield_now().await;
+    world.issuer.end(&app(), 40014);
+    let (good, ()) = tokio::join!(call(&client, "good"), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(closed);
+    });
+    assert_eq!(good.unwrap(), 0);
+    assert_eq!(world.issuer.fetch_count(), fetches + 1);
+    assert_eq!(held_back.await.unwrap().unwrap(), 40014);
 }
