@@ -63,15 +63,21 @@ pub(super) enum HeldBack {
 }
 
 impl Guard {
+    /// Whether the path is held back.
+    pub(super) fn holds_back(&self, path: &str, now: Instant) -> bool {
+        let record = self.records.get(path);
+        record.is_some_and(|record| now < record.held_until)
+    }
+
     /// Takes one fetch because of a rejection on this path. `budget` is the size of the slow budget.
     pub(super) fn take(&mut self, path: &str, budget: u32, now: Instant) -> Result<(), HeldBack> {
         self.forget_old(now);
-        let record = self.records.get(path);
-        if record.is_some_and(|record| now < record.held_until) {
+        if self.holds_back(path, now) {
             return Err(HeldBack::Path);
         }
         let accepted = self.accepted.get(path);
-        let is_proven = record.is_none() && accepted.is_some_and(|at| now < *at + MEMORY);
+        let is_proven =
+            !self.records.contains_key(path) && accepted.is_some_and(|at| now < *at + MEMORY);
         let reserve = if is_proven {
             0
         } else {

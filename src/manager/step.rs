@@ -92,7 +92,9 @@ impl TokenManager {
             return Step::Join(refresh);
         }
         let budget = self.shared.settings.refresh_budget;
-        if let Err(reason) = self.permit(state, now, false) {
+        if let Err(reason) = self.permit(state, now, false)
+            && !state.guard.holds_back(path, now.instant)
+        {
             state.note_rejected(rejected, now.wall);
             return self.start_or_fail(state, tenant, Trigger::Rejected, Err(reason), None, now);
         }

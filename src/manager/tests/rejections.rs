@@ -392,3 +392,38 @@ async fn held_back_requests_get_the_apis_own_answer_and_leave_the_token_to_other
     let bad = traffic(&client, "good", Duration::from_secs(10)).await;
     assert!(bad.is_empty(), "{bad:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_is_held_back_does_not_take_the_token_away_while_the_source_is_down() {
+    let world = World::new();
+    world.issuer.rejects_always("bad");
+    let client = world.client(&world.manager());
+    assert_eq!(call(&client, "good").await.unwrap(), 0);
+    advance(LIFETIME - Duration::from_secs(310)).await;
+    for hold in [2, 4, 8] {
+        assert_eq!(call(&client, "bad").await.unwrap(), 40014);
+        advance(Duration::from_secs(hold)).await;
+    }
+    assert_eq!(
+        call(&client, "bad").await.unwrap(),
+        40014,
+        "held back for 16 s"
+    );
+
+    // The refresh ahead of the new token fails.
+    world.issuer.lives(Duration::from_secs(10));
+    advance(Duration::from_secs(16)).await;
+    assert_eq!(
+        call(&client, "bad").await.unwrap(),
+        40014,
+        "held back for 32 s"
+    );
+    sleep(Duration::from_millis(9100)).await;
+    world.issuer.usually(Behaviour::Fail(Error::refused("no")));
+    assert_eq!(call(&client, "good").await.unwrap(), 0);
+    sleep(Duration::from_millis(10)).await;
+    for _ in 0..5 {
+        assert_eq!(call(&client, "bad").await.unwrap(), 40014);
+        assert_eq!(call(&client, "good").await.unwrap(), 0);
+    }
+}
