@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 pub use self::builder::TokenManagerBuilder;
-use self::guard::HeldBack;
+use self::guard::{HeldBack, REPORTED};
 use self::refresh::tell_cooldown;
 pub use self::rejection_scope::RejectionScope;
 use self::single_flight::{Outcome, SingleFlight};
@@ -37,9 +37,6 @@ use crate::{
 
 /// How many refreshes a caller waits for, if they are lost or return nothing that it can use.
 const MOST_REFRESHES: usize = 4;
-
-/// The guard's path for all rejections that callers report with [`TokenManager::refresh_rejected`].
-const REPORTED: &str = "refresh_rejected";
 
 /// Returns access tokens, and fetches new ones as rarely as possible.
 ///
@@ -254,6 +251,7 @@ impl TokenManager {
         if let Some(slot) = self.shared.slots.find(credentials) {
             let mut state = slot.lock();
             state.local = None;
+            state.newest = None;
             state.throttle.end();
         }
     }
@@ -307,9 +305,9 @@ impl TokenManager {
         }
     }
 
-    /// The request was sent again with this token, and it was accepted.
-    pub(crate) fn healed(&self, tenant: &Tenant, token: &AccessToken) {
-        tenant.slot.lock().guard.healed(token);
+    /// The request was sent again with this token on this path, and it was accepted.
+    pub(crate) fn healed(&self, tenant: &Tenant, token: &AccessToken, path: &str) {
+        tenant.slot.lock().guard.healed(path, token);
     }
 
     /// The request was sent again with this token on this path, and it was rejected too.

@@ -197,7 +197,7 @@ impl AccessTokenMiddleware {
         if is_rejected {
             self.manager.rejected_again(&tenant, &token, path);
         } else if second.is_answer() {
-            self.manager.healed(&tenant, &token);
+            self.manager.healed(&tenant, &token, path);
         }
         Ok(second.into_response(url))
     }

@@ -185,8 +185,8 @@ pub struct FetchedToken {
 impl FetchedToken {
     /// Creates a token with this value and lifetime.
     ///
-    /// The value must have 1 to 4,096 bytes, and the lifetime must be at least 1 ms. Otherwise the fetch fails with
-    /// [`Refused`](crate::ErrorKind::Refused). A lifetime of more than 30 days is cut to 30 days.
+    /// The value must have 1 to 4,096 bytes. Otherwise the fetch fails with [`Refused`](crate::ErrorKind::Refused). A token with no time left when
+    /// it arrives is a [`Transient`](crate::ErrorKind::Transient) failure. A lifetime of more than 30 days is cut to 30 days.
     pub fn new(value: impl Into<String>, expires_in: Duration) -> Self {
         Self::from_secret(value.into().into(), expires_in)
     }

@@ -19,13 +19,16 @@ const RESERVE: u32 = 5;
 /// The API has fewer paths.
 const MOST_PATHS: usize = 1024;
 
+/// The path of all rejections that callers report with [`TokenManager::refresh_rejected`](super::TokenManager::refresh_rejected).
+pub(super) const REPORTED: &str = "refresh_rejected";
+
 /// Decides whether a rejection is a reason to fetch, for one key, so that an API that rejects every token causes no flood, and a token
 /// that was really revoked is replaced at once.
 ///
 /// - A path whose freshly fetched token was rejected too has a record. It is held back, twice as long each time. An acceptance does not
 ///   clear the record, since a path may reject some of its calls only.
-/// - The slow budget limits futile fetches: a fetch whose token is accepted is given back. Its reserve is for paths that accepted a
-///   token lately and have no record, so that bad paths can't use it up.
+/// - The slow budget limits futile fetches. Its reserve is for paths that accepted a token lately and have no record, so that bad paths can't
+///   use it up.
 /// - The quick budget limits all fetches after rejections.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
@@ -37,8 +40,15 @@ pub(super) struct Guard {
     records_end_at: Option<Instant>,
     /// When paths accepted a token. Only noted while there is a record.
     accepted: HashMap<Box<str>, Instant>,
-    /// The last token that was fetched because of a rejection, until it is accepted or rejected.
-    on_trial: Option<AccessToken>,
+    /// The last fetch that a rejection caused, until it is known whether it was futile.
+    trial: Option<Trial>,
+}
+
+#[derive(Debug)]
+struct Trial {
+    path: Box<str>,
+    /// The new token, once it is there.
+    token: Option<AccessToken>,
 }
 
 #[derive(Debug)]
@@ -63,6 +73,12 @@ pub(super) enum HeldBack {
 }
 
 impl Guard {
+    /// Whether the path has rejected a fresh token in the last hour.
+    pub(super) fn has_record(&self, path: &str, now: Instant) -> bool {
+        let record = self.records.get(path);
+        record.is_some_and(|record| now < record.since + MEMORY)
+    }
+
     /// Whether the path is held back.
     pub(super) fn holds_back(&self, path: &str, now: Instant) -> bool {
         let record = self.records.get(path);
@@ -76,8 +92,9 @@ impl Guard {
             return Err(HeldBack::Path);
         }
         let accepted = self.accepted.get(path);
-        let is_proven =
-            !self.records.contains_key(path) && accepted.is_some_and(|at| now < *at + MEMORY);
+        let is_reported = path == REPORTED;
+        let has_accepted = accepted.is_some_and(|at| now < *at + MEMORY);
+        let is_proven = is_reported || (has_accepted && !self.records.contains_key(path));
         let reserve = if is_proven {
             0
         } else {
@@ -91,31 +108,34 @@ impl Guard {
         }
         self.is_exhausted = false;
         self.quick.take(QUICK_REFILL, now);
-        self.slow.take(SLOW_REFILL, now);
+        if is_reported {
+            // Nothing tells whether it is futile, so it counts.
+            self.slow.take(SLOW_REFILL, now);
+        } else {
+            self.trial = Some(Trial {
+                path: path.into(),
+                token: None,
+            });
+        }
         Ok(())
     }
 
     /// The fetch that was taken brought this token.
     pub(super) fn fetched(&mut self, token: &AccessToken) {
-        self.on_trial = Some(token.clone());
-    }
-
-    /// The fetch that was taken failed, so it was not futile.
-    pub(super) fn failed(&mut self) {
-        self.slow.give_back(SLOW_REFILL);
+        if let Some(trial) = &mut self.trial {
+            trial.token = Some(token.clone());
+        }
     }
 
     /// The fetch that was taken was not made.
     pub(super) fn not_needed(&mut self) {
-        self.slow.give_back(SLOW_REFILL);
+        self.trial = None;
         self.quick.give_back(QUICK_REFILL);
     }
 
-    /// A request that was sent again with this token was accepted.
-    pub(super) fn healed(&mut self, token: &AccessToken) {
-        if self.on_trial.take_if(|other| other == token).is_some() {
-            self.slow.give_back(SLOW_REFILL);
-        }
+    /// A request that was sent again with this token on this path was accepted.
+    pub(super) fn healed(&mut self, path: &str, token: &AccessToken) {
+        self.trial.take_if(|trial| trial.is_about(path, token));
     }
 
     /// A freshly fetched token was rejected too on this path. Returns how long the path is held back, if that is news.
@@ -129,9 +149,16 @@ impl Guard {
         now: Instant,
     ) -> Option<Duration> {
         self.forget_old(now);
+        if self
+            .trial
+            .take_if(|trial| trial.is_about(path, token))
+            .is_some()
+        {
+            self.slow.take(SLOW_REFILL, now);
+        }
         let times = match self.records.get(path) {
             // A crowd that was sent again with the same token says one thing only.
-            Some(record) if record.token == *token && now < record.held_until => return None,
+            Some(record) if record.token == *token && now <= record.held_until => return None,
             Some(record) if record.token == *token => record.times,
             Some(record) => record.times + 1,
             None => 0,
@@ -190,6 +217,12 @@ impl Guard {
             self.records = HashMap::new();
             self.accepted = HashMap::new();
         }
+    }
+}
+
+impl Trial {
+    fn is_about(&self, path: &str, token: &AccessToken) -> bool {
+        *self.path == *path && self.token.as_ref() == Some(token)
     }
 }
 

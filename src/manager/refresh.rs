@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
 use super::Shared;
@@ -12,7 +12,7 @@ use super::single_flight::{Outcome, OutcomeSender, SingleFlight, Trigger};
 use super::slot::{Slot, State};
 use crate::redact::in_one_line;
 use crate::rejected::Rejected;
-use crate::source::{Fetch, Hearsay, InHand, Surroundings, Unusable};
+use crate::source::{Fetch, Hearsay, InHand, STORE_LIMIT, Surroundings, Unusable};
 use crate::{AccessToken, Credentials, Error, ErrorKind, FetchRequest};
 
 /// How long the managers over one store wait at most after a rejection before they look into the store, each a different time. So
@@ -150,12 +150,16 @@ impl Refresh {
         if may_race && self.permit.is_ok() {
             sleep(LONGEST_WAIT.mul_f64(fastrand::f64())).await;
         }
-        if let Some(token) = self.look_into_store(fetch).await {
+        let began = Instant::now();
+        let found = self.look_into_store(fetch).await;
+        let looked = began.elapsed();
+        if let Some(token) = found {
             return Ok((token, true));
         }
         let token = fetch.run().await?;
+        let left = STORE_LIMIT.saturating_sub(looked);
         if may_race
-            && let Some(newer) = self.look_into_store(fetch).await
+            && let Ok(Some(newer)) = timeout(left, self.look_into_store(fetch)).await
             && newer.fetched_at() >= token.fetched_at()
         {
             // Another process has fetched one meanwhile, and that may have ended this one.
@@ -229,7 +233,7 @@ impl Refresh {
             failures: state.throttle.failures(),
         };
         let mut request = FetchRequest::new(self.slot.credentials(&self.credentials));
-        if let Some(rejected) = &state.to_replace {
+        if let Some(rejected) = state.to_replace.as_ref().or(self.rejected.as_ref()) {
             request = request.with_rejected(rejected.clone());
         }
         let surroundings = Surroundings {
@@ -249,8 +253,8 @@ impl Refresh {
         )
     }
 
-    /// Leaves the result in the slot. Returns whether it is of use: not if the API rejected the token before it was fetched, but after this
-    /// refresh was started.
+    /// Leaves the result in the slot. Returns whether it is of use: not if the token has expired meanwhile, or if the API has rejected it since
+    /// this refresh was started.
     fn leave(&self, end: &End) -> bool {
         let now = self.shared.clock.moment();
         let key = self.slot.key();
@@ -266,11 +270,20 @@ impl Refresh {
                 (Some(_), Err(error)) if error.kind() == ErrorKind::NoSecret => {
                     state.guard.not_needed();
                 }
-                (Some(_), Err(_)) => state.guard.failed(),
+                (Some(_), Err(_)) => {}
             }
         }
         match &end.outcome {
             Ok(token) => {
+                if let Some(rejected) = &end.fetched
+                    && end.is_fetched
+                {
+                    state.rejected.fetched_after(rejected, token);
+                }
+                if state.rejected.covers(token) || token.expires_at() <= now.wall {
+                    state.not_refreshed(now.wall);
+                    return false;
+                }
                 // A refresh that was given up as lost may end late.
                 if !is_current
                     && state
@@ -280,15 +293,6 @@ impl Refresh {
                     return true;
                 }
                 let is_fetched = end.is_fetched;
-                if let Some(rejected) = &end.fetched
-                    && is_fetched
-                {
-                    state.rejected.fetched_after(rejected, token);
-                }
-                if state.rejected.covers(token) {
-                    state.not_refreshed(now.wall);
-                    return false;
-                }
                 let how = (self.trigger, self.shared.settings.refresh_ahead);
                 let is_new = state.install(token, (is_fetched, end.is_kept), how, now.instant);
                 // What the store has held all along says nothing about the source.

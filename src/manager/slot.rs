@@ -120,7 +120,7 @@ impl State {
     }
 
     /// The local copy, unless it has expired.
-    fn unexpired(&self, now: SystemTime) -> Option<&LocalCopy> {
+    pub(super) fn unexpired(&self, now: SystemTime) -> Option<&LocalCopy> {
         self.local
             .as_ref()
             .filter(|local| now < local.token.expires_at())

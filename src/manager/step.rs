@@ -6,7 +6,7 @@ use super::single_flight::{SingleFlight, Trigger};
 use super::slot::State;
 use super::{Served, Tenant, TokenManager};
 use crate::clock::Moment;
-use crate::{AccessToken, Error};
+use crate::{AccessToken, Error, ErrorKind};
 
 /// What is to be done for a caller, once no lock is held.
 pub(super) enum Step {
@@ -85,35 +85,45 @@ impl TokenManager {
             state.rejected.note(rejected, now.wall);
             return Step::Serve(token, None);
         }
+        // A path that rejects fresh tokens too can't condemn one that may be good for all others.
+        let has_record = state.guard.has_record(path, now.instant);
+        let has_expired = state.local.is_some() && state.unexpired(now.wall).is_none();
+        if has_expired && !has_record {
+            state.note_rejected(rejected, now.wall);
+            return self.join_or_start(state, tenant, Trigger::Expired, now);
+        }
         if let Some(refresh) = state.refresh.clone()
             && refresh.may_fetch()
         {
-            state.note_rejected(rejected, now.wall);
+            if !has_record {
+                state.note_rejected(rejected, now.wall);
+            }
             return Step::Join(refresh);
         }
         let budget = self.shared.settings.refresh_budget;
-        if let Err(reason) = self.permit(state, now, false)
-            && !state.guard.holds_back(path, now.instant)
-        {
+        let permit = match self.permit(state, now, false) {
+            Ok(()) => state
+                .guard
+                .take(path, budget, now.instant)
+                .map_err(|reason| {
+                    *held_back = Some(reason);
+                    Error::held_back()
+                }),
+            Err(_) if has_record => Err(Error::held_back()),
+            Err(reason) => Err(reason),
+        };
+        let is_held_back = |error: &Error| error.kind() == ErrorKind::HeldBack;
+        let suspect = if has_record || permit.as_ref().is_err_and(is_held_back) {
+            Some(rejected.clone())
+        } else {
             state.note_rejected(rejected, now.wall);
-            return self.start_or_fail(state, tenant, Trigger::Rejected, Err(reason), None, now);
-        }
-        match state.guard.take(path, budget, now.instant) {
-            Ok(()) => {
-                state.note_rejected(rejected, now.wall);
-                self.start_or_fail(state, tenant, Trigger::Rejected, Ok(()), None, now)
+            None
+        };
+        match &state.refresh {
+            Some(look) if permit.is_err() && look.trigger() != Trigger::Stale => {
+                Step::Join(look.clone())
             }
-            Err(reason) => {
-                *held_back = Some(reason);
-                if let Some(look) = &state.refresh
-                    && look.trigger() == Trigger::Rejected
-                {
-                    return Step::Join(look.clone());
-                }
-                // The token may be good for all others, so it is not noted.
-                let (permit, rejected) = (Err(Error::held_back()), Some(rejected.clone()));
-                self.start_or_fail(state, tenant, Trigger::Rejected, permit, rejected, now)
-            }
+            _ => self.start_or_fail(state, tenant, Trigger::Rejected, permit, suspect, now),
         }
     }
 
@@ -157,8 +167,10 @@ impl TokenManager {
         now: Moment,
     ) -> Step {
         let is_held_back = rejected.is_some();
+        // A store that nobody else uses has nothing newer than the last local copy.
+        let has_nothing = !self.shared.is_shared && state.newest.is_some();
         let prepared = match permit {
-            Err(reason) if !self.shared.is_shared => Err(reason),
+            Err(reason) if has_nothing => Err(reason),
             permit => {
                 let takes_fetch = trigger == Trigger::Rejected && permit.is_ok();
                 let prepared = self.prepare(state, tenant, trigger, permit, rejected);

@@ -54,6 +54,14 @@ impl Throttle {
         now: Moment,
         had_token: bool,
     ) -> Option<Duration> {
+        // Failures of another kind, or those that a token made up for, say nothing of how long to wait now.
+        let starts_over = self.cooldown.as_ref().is_some_and(|before| {
+            pause_after(&before.reason, 0) != pause_after(error, 0)
+                || (before.had_token && !had_token)
+        });
+        if starts_over {
+            self.failures = 0;
+        }
         let pause = pause_after(error, self.failures)?;
         self.failures += 1;
         self.set(error, pause, now, had_token);
@@ -164,7 +172,20 @@ mod tests {
         assert!(throttle.reason(later(now, 0.9), false).is_some());
         assert!(throttle.reason(later(now, 1.0), false).is_none());
         throttle.start(&Error::refused("no"), now, false);
-        assert!(throttle.reason(later(now, 19.9), false).is_some());
+        assert!(throttle.reason(later(now, 9.9), false).is_some());
+        assert!(throttle.reason(later(now, 10.0), false).is_none());
+    }
+
+    #[test]
+    fn failures_of_another_kind_do_not_count() {
+        let (mut throttle, now) = (Throttle::default(), Clock::default().moment());
+        for _ in 0..5 {
+            throttle.start(&Error::transient("lost"), now, false);
+        }
+        let first = throttle.start(&Error::refused("no"), now, false);
+        assert_eq!(first, Some(Duration::from_secs(10)));
+        let second = throttle.start(&Error::api(40001, "no"), now, false);
+        assert_eq!(second, Some(Duration::from_secs(20)));
     }
 
     #[test]

@@ -174,13 +174,15 @@ impl<'a> Fetch<'a> {
         let now = self.surroundings.clock.now();
         is_well_sized(token)
             && token.expires_at() > now
-            && !self.is_old(token)
+            && !self.is_old(token, now)
             && !self.in_hand.unusable.covers(token, now)
     }
 
-    fn is_old(&self, token: &AccessToken) -> bool {
+    fn is_old(&self, token: &AccessToken, now: SystemTime) -> bool {
         let fetched_at = token.fetched_at();
         self.in_hand.newest.is_some_and(|newest| {
+            // The clock may have been ahead then.
+            let newest = newest.min(now);
             // A store may keep times in whole seconds.
             let is_whole = to_the_second(fetched_at) == fetched_at;
             fetched_at

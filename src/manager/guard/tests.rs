@@ -13,11 +13,21 @@ fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-/// How many fetches a path gets at once, each futile unless it is healed.
+/// How many fetches a path gets at once, if all are futile and nothing is held back.
 fn granted(guard: &mut Guard, path: &str, now: Instant) -> usize {
-    (0..100)
-        .take_while(|_| guard.take(path, BUDGET, now).is_ok())
-        .count()
+    let mut grants = || {
+        guard.take(path, BUDGET, now).ok()?;
+        guard.slow.take(SLOW_REFILL, now);
+        Some(())
+    };
+    (0..100).take_while(|_| grants().is_some()).count()
+}
+
+/// A fetch for this path, whose token is rejected there too.
+fn fetch_in_vain(guard: &mut Guard, path: &str, value: &str, now: Instant) -> Option<Duration> {
+    guard.take(path, BUDGET, now).ok()?;
+    guard.fetched(&token(value));
+    guard.futile(path, &token(value), false, now)
 }
 
 #[test]
@@ -82,31 +92,33 @@ fn unproven_paths_leave_a_reserve_that_proven_paths_can_use() {
 }
 
 #[test]
-fn a_fetch_whose_token_is_accepted_costs_nothing_of_the_slow_budget() {
+fn only_a_futile_fetch_costs_something_of_the_slow_budget() {
     let (mut guard, mut now) = (Guard::default(), Instant::now());
     for n in 0..100 {
         assert!(guard.take("good", BUDGET, now).is_ok(), "{n}");
         let token = token(&n.to_string());
-        guard.fetched(&token);
-        for _ in 0..3 {
-            guard.healed(&token);
+        match n % 4 {
+            // It is accepted, its caller gives up, it fails, or it is lost.
+            0 => {
+                guard.fetched(&token);
+                guard.healed("good", &token);
+            }
+            1 => guard.fetched(&token),
+            _ => {}
         }
         now += QUICK_REFILL;
     }
-    assert_eq!(
-        granted(&mut guard, "bad", now),
-        5,
-        "no more than one was given back for each"
-    );
+    assert_eq!(granted(&mut guard, "bad", now), 5);
 }
 
 #[test]
-fn only_the_token_on_trial_gives_a_fetch_back() {
+fn a_replay_on_another_path_does_not_make_a_futile_fetch_a_good_one() {
     let (mut guard, now) = (Guard::default(), Instant::now());
     assert!(guard.take("bad", BUDGET, now).is_ok());
     guard.fetched(&token("new"));
-    guard.healed(&token("another"));
-    assert_eq!(granted(&mut guard, "bad", now), 4);
+    guard.healed("good", &token("new"));
+    assert!(guard.futile("bad", &token("new"), false, now).is_some());
+    assert_eq!(granted(&mut guard, "other", now), 4);
 }
 
 #[test]
@@ -118,7 +130,7 @@ fn the_quick_budget_limits_fetches_that_are_accepted_too() {
             all += 1;
             let token = token(&n.to_string());
             guard.fetched(&token);
-            guard.healed(&token);
+            guard.healed("good", &token);
         }
     }
     assert_eq!(all, QUICK);
@@ -132,17 +144,15 @@ fn futile_fetches_are_at_most_sixty_in_any_hour() {
     let mut fetches = 0;
     while now < began + secs(3600) {
         let path = format!("bad{}", fetches % 40);
-        if guard.take(&path, BUDGET, now).is_ok() {
-            fetches += 1;
-            guard.futile(&path, &token(&fetches.to_string()), false, now);
-        }
+        let value = fetches.to_string();
+        fetches += usize::from(fetch_in_vain(&mut guard, &path, &value, now).is_some());
         now += Duration::from_millis(500);
     }
     assert!((50..=60).contains(&fetches), "{fetches}");
 }
 
 #[test]
-fn fetches_that_fail_or_are_not_made_cost_nothing_of_the_slow_budget() {
+fn a_fetch_that_is_not_made_costs_nothing_of_the_quick_budget_either() {
     let (mut guard, now) = (Guard::default(), Instant::now());
     for _ in 0..100 {
         assert!(guard.take("path", BUDGET, now).is_ok());
@@ -150,10 +160,20 @@ fn fetches_that_fail_or_are_not_made_cost_nothing_of_the_slow_budget() {
     }
     for n in 0..QUICK {
         assert!(guard.take("path", BUDGET, now).is_ok(), "{n}");
-        guard.failed();
     }
     assert!(guard.take("path", BUDGET, now).is_err());
-    assert_eq!(granted(&mut guard, "path", now + QUICK_REFILL * QUICK), 5);
+}
+
+#[test]
+fn what_callers_report_counts_since_nothing_tells_whether_it_was_futile() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    let granted = |guard: &mut Guard, now| {
+        let takes = (0..100).take_while(|_| guard.take(REPORTED, BUDGET, now).is_ok());
+        takes.count()
+    };
+    assert_eq!(granted(&mut guard, now), 10);
+    assert_eq!(granted(&mut guard, now + QUICK_REFILL * QUICK), 0);
+    assert_eq!(granted(&mut guard, now + SLOW_REFILL), 1);
 }
 
 #[test]
@@ -168,6 +188,8 @@ fn a_budget_of_none_grants_nothing_and_news_are_told_once() {
         Err(HeldBack::Budget { is_news: false })
     );
     assert!(guard.take("a", 1, now).is_ok());
+    guard.fetched(&token("new"));
+    assert!(guard.futile("a", &token("new"), true, now).is_some());
     assert_eq!(
         guard.take("a", 1, now),
         Err(HeldBack::Budget { is_news: true })

@@ -157,7 +157,7 @@ async fn a_rejected_token_that_could_not_be_replaced_is_not_used_again() {
 #[tokio::test(start_paused = true)]
 async fn the_budget_can_be_set() {
     let world = World::new();
-    let manager = world.builder().refresh_budget(4).build();
+    let manager = world.builder().refresh_budget(2).build();
     let mut token = manager.token(&app()).await.unwrap();
     for _ in 0..2 {
         token = manager
