@@ -117,9 +117,28 @@ fn shows_what_it_says(error: &(dyn StdError + 'static)) -> bool {
         .take_while(|error| !error.is::<Error>())
         .all(|error| {
             below_request |= error.is::<reqwest::Error>();
-            below_request || shows_its_text(error)
+            shows_its_text(error) || (below_request && is_of_http_stack(error))
         })
         && (!below_request || quotes_what_it_says(error))
+}
+
+/// Whether this is an error of `reqwest` or of what it is built on. Any other below it may be the program's own, and is not known.
+fn is_of_http_stack(error: &(dyn StdError + 'static)) -> bool {
+    let begins = [
+        "hyper_util::client::legacy::Error(",
+        "hyper::Error(",
+        "ConnectError(",
+    ];
+    let plain = [
+        "TooManyRedirects",
+        "BadScheme",
+        "TimedOut",
+        "IncompleteBody",
+    ];
+    let shown = format!("{error:?}");
+    error.is::<reqwest::Error>()
+        || begins.iter().any(|begin| shown.starts_with(begin))
+        || plain.contains(&shown.as_str())
 }
 
 /// Whether all that the `Debug` form of an error quotes is in the text of the error or of its sources.
@@ -139,7 +158,9 @@ fn quotes_what_it_says(error: &(dyn StdError + 'static)) -> bool {
 fn shows_its_text(error: &(dyn StdError + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return match error.get_ref() {
-            Some(content) => content.is::<Error>() || shows_its_text(content),
+            Some(content) => {
+                content.is::<Error>() || shows_its_text(content) || is_of_http_stack(content)
+            }
             None => true,
         };
     }

@@ -153,6 +153,34 @@ async fn nothing_that_a_programs_error_shows_gets_out_through_an_error_of_reqwes
         }
     }
 
+    /// The same, with a `Debug` form that is a bare word.
+    struct Bare;
+
+    impl reqwest::dns::Resolve for Bare {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            Box::pin(async { Err(Word.into()) })
+        }
+    }
+
+    struct Word;
+
+    impl Debug for Word {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("canary")
+        }
+    }
+
+    impl Display for Word {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the name is not known")
+        }
+    }
+
+    impl StdError for Word {}
+
+    let http = reqwest::Client::builder().no_proxy().dns_resolver(Bare);
+    let http = http.build().unwrap();
+    let by_bare_word = http.get("http://h.example/").send().await.unwrap_err();
     let http = reqwest::Client::builder().no_proxy().dns_resolver(Resolver);
     let http = http.build().unwrap();
     let by_resolver = http.get("http://h.example/").send().await.unwrap_err();
@@ -165,7 +193,7 @@ async fn nothing_that_a_programs_error_shows_gets_out_through_an_error_of_reqwes
     let by_password = reqwest::get("http://user:canary@127.0.0.1:1/")
         .await
         .unwrap_err();
-    for failure in [by_resolver, by_body, by_password] {
+    for failure in [by_resolver, by_bare_word, by_body, by_password] {
         let error = Error::transient(failure);
         let shown = shown(&error);
         assert!(
