@@ -30,13 +30,15 @@ use self::slots::Slots;
 use self::throttle::LOST;
 use crate::clock::{Clock, Moment};
 use crate::source::{Gate, Limits, STORE_LIMIT, StoreHealth};
-use crate::token::MAX_LIFETIME;
 use crate::{
     AccessToken, Audience, Credentials, Error, ErrorKind, TokenKey, TokenSource, TokenStore,
 };
 
 /// How many refreshes a caller waits for, if they are lost or return nothing that it can use.
 const MOST_REFRESHES: usize = 4;
+
+/// How long a reported value of unknown age stays rejected: the lifetime of WeCom's tokens.
+const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 
 /// Returns access tokens, and fetches new ones as rarely as possible.
 ///
@@ -237,7 +239,7 @@ impl TokenManager {
         value: impl Into<String>,
     ) -> Result<AccessToken, Error> {
         let now = self.shared.clock.now();
-        let reported = AccessToken::from_parts(value, now, now + MAX_LIFETIME);
+        let reported = AccessToken::from_parts(value, now, now + REPORTED_LIFETIME);
         let tenant = self.tenant(credentials);
         let rejected = tenant.slot.lock().known(reported);
         self.refresh_rejected_on(&tenant, &rejected, REPORTED).await

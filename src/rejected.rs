@@ -36,11 +36,11 @@ impl Rejected {
         if self.0.len() >= MOST_VALUES {
             self.0.remove(0);
         }
-        // The rejected token was fetched before, even if that was within this millisecond or by a clock that is ahead.
-        let after_fetch = token.fetched_at() + Duration::from_millis(1);
+        // Times are cut to the millisecond, and the clock may have been ahead when the token was fetched.
+        let latest = to_the_millisecond(now).max(token.fetched_at());
         self.0.push(Entry {
             digest,
-            since: to_the_millisecond(now).max(after_fetch),
+            since: latest + Duration::from_millis(1),
             until: token.expires_at(),
         });
     }
@@ -107,12 +107,16 @@ mod tests {
         rejected.note(&token("a", 10), at(20));
         assert!(rejected.covers(&token("a", 10)));
         assert!(rejected.covers(&token("a", 15)));
-        assert!(!rejected.covers(&token("a", 20)));
+        assert!(
+            rejected.covers(&token("a", 20)),
+            "within the same millisecond"
+        );
+        assert!(!rejected.covers(&token("a", 21)));
         assert!(!rejected.covers(&token("b", 10)));
-        rejected.note(&token("a", 20), at(30));
-        assert!(rejected.covers(&token("a", 20)));
+        rejected.note(&token("a", 21), at(30));
+        assert!(rejected.covers(&token("a", 21)));
         rejected.note(&token("a", 10), at(40));
-        assert!(!rejected.covers(&token("a", 30)), "a late rejection");
+        assert!(!rejected.covers(&token("a", 31)), "a late rejection");
     }
 
     #[test]

@@ -70,7 +70,8 @@ impl TokenManagerBuilder {
     /// How many futile fetches in a row rejections may cause for one key. Default: 10. One comes back every 72 s.
     ///
     /// A fetch whose token the API accepts, on the request that is sent again, does not count. Half of the budget, at most 5 fetches, is
-    /// reserved for paths that have accepted a token in the last hour and have not rejected a new one.
+    /// reserved for paths that have accepted a token in the last hour and have not rejected a new one. The manager notes which paths accept
+    /// tokens only after some path has rejected a new one.
     ///
     /// When the budget is used up, requests get the API's own answer, and [`refresh_rejected`](TokenManager::refresh_rejected) fails with
     /// [`HeldBack`](crate::ErrorKind::HeldBack). With zero, rejections never cause a fetch.

@@ -38,7 +38,7 @@ pub(super) struct Guard {
     records: HashMap<Box<str>, Record>,
     /// When the last of them is forgotten.
     records_end_at: Option<Instant>,
-    /// When paths accepted a token. Only noted while there is a record.
+    /// When paths accepted a token. This is only noted while there is a record.
     accepted: HashMap<Box<str>, Instant>,
     /// The last fetch that a rejection caused, until it is known whether it was futile.
     trial: Option<Trial>,
@@ -156,21 +156,22 @@ impl Guard {
         {
             self.slow.take(SLOW_REFILL, now);
         }
-        let times = match self.records.get(path) {
-            // A crowd that was sent again with the same token says one thing only.
-            Some(record) if record.token == *token && now <= record.held_until => return None,
-            Some(record) if record.token == *token => record.times,
-            Some(record) => record.times + 1,
-            None => 0,
-        };
-        if self.records.len() >= MOST_PATHS && !self.records.contains_key(path) {
-            return None;
-        }
+        let before = self.records.get(path);
+        let is_repeated = before.is_some_and(|record| record.token == *token);
+        let times = before.map_or(0, |record| record.times + u32::from(!is_repeated));
         let hold = match times.checked_sub(u32::from(others_fetch)) {
             None => Duration::ZERO,
             Some(times) => FIRST_HOLD.saturating_mul(1 << times.min(16)),
         };
         let hold = hold.min(LONGEST_HOLD);
+        // A crowd that was sent again with the same token says one thing only.
+        let is_held = before.is_some_and(|record| now <= record.held_until);
+        if is_repeated && (is_held || hold.is_zero()) {
+            return None;
+        }
+        if self.records.len() >= MOST_PATHS && before.is_none() {
+            return None;
+        }
         let record = Record {
             token: token.clone(),
             times,
@@ -192,9 +193,6 @@ impl Guard {
             *at = now;
             return;
         }
-        if self.accepted.len() >= MOST_PATHS {
-            self.accepted.retain(|_, at| now < *at + MEMORY);
-        }
         if self.accepted.len() < MOST_PATHS {
             self.accepted.insert(path.into(), now);
         }
@@ -213,6 +211,7 @@ impl Guard {
     fn forget_old(&mut self, now: Instant) {
         if self.has_records(now) {
             self.records.retain(|_, record| now < record.since + MEMORY);
+            self.accepted.retain(|_, at| now < *at + MEMORY);
         } else {
             self.records = HashMap::new();
             self.accepted = HashMap::new();

@@ -54,7 +54,7 @@ impl FetchRequest {
     /// The token that the API rejected, if that is why the manager needs a new one. Do not return it again.
     ///
     /// If a caller reported the value with [`refresh_rejected`](crate::TokenManager::refresh_rejected) and the manager did not know it, only
-    /// the value is real. Then `fetched_at` is the time of the report, and `expires_at` is 30 days later.
+    /// the value is real. Then `fetched_at` is the time of the report, and `expires_at` is two hours later.
     pub fn rejected(&self) -> Option<&AccessToken> {
         self.rejected.as_ref()
     }

@@ -72,8 +72,24 @@ fn where_others_fetch_the_first_time_holds_nothing_back() {
 fn a_crowd_with_one_token_counts_once() {
     let (mut guard, now) = (Guard::default(), Instant::now());
     let token = token("new");
-    assert!(guard.futile("bad", &token, false, now).is_some());
-    assert!(guard.futile("bad", &token, false, now).is_none());
+    for (path, others_fetch) in [("bad", false), ("shared", true)] {
+        assert!(guard.futile(path, &token, others_fetch, now).is_some());
+        let later = now + Duration::from_millis(1);
+        assert!(guard.futile(path, &token, others_fetch, later).is_none());
+    }
+}
+
+#[test]
+fn paths_that_accepted_long_ago_make_room_for_others() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    guard.futile("bad", &token("new"), false, now);
+    for n in 0..MOST_PATHS {
+        guard.accepted(&n.to_string(), now);
+    }
+    let later = now + MEMORY;
+    guard.futile("bad", &token("newer"), false, later);
+    guard.accepted("good", later);
+    assert_eq!(granted(&mut guard, "good", later), 10);
 }
 
 #[test]
