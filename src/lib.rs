@@ -5,6 +5,8 @@ mod clock;
 mod credentials;
 mod errcode;
 mod error;
+mod fetch;
+mod in_hand;
 mod key;
 mod manager;
 mod middleware;

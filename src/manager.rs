@@ -29,7 +29,8 @@ use self::slot::Slot;
 use self::slots::Slots;
 use self::throttle::LOST;
 use crate::clock::{Clock, Moment};
-use crate::source::{Gate, Limits, STORE_LIMIT, StoreHealth};
+use crate::fetch::{Gate, Limits};
+use crate::store::{STORE_LIMIT, StoreHealth};
 use crate::{
     AccessToken, Audience, Credentials, Error, ErrorKind, TokenKey, TokenSource, TokenStore,
 };
@@ -193,7 +194,11 @@ impl TokenManager {
         for _ in 0..MOST_REFRESHES {
             let refresh = match served? {
                 Served::Token(token) => return Ok(token),
-                Served::Refresh(refresh) => refresh,
+                Served::Refresh(look, Some(token)) => {
+                    let newer = look.outcome_soon().await.and_then(Result::ok);
+                    return Ok(newer.unwrap_or(token));
+                }
+                Served::Refresh(refresh, None) => refresh,
             };
             if let Some(outcome) = refresh.outcome().await
                 && !tenant.can_do_better(&outcome)
@@ -286,7 +291,7 @@ impl TokenManager {
         for _ in 0..MOST_REFRESHES {
             let refresh = match self.better(tenant, rejected, path)? {
                 Served::Token(token) => return Ok(token),
-                Served::Refresh(refresh) => refresh,
+                Served::Refresh(refresh, _) => refresh,
             };
             if let Some(outcome) = refresh.outcome().await
                 && !tenant.can_do_better(&outcome)
@@ -417,7 +422,8 @@ impl Tenant {
 /// What a caller gets at once.
 pub(crate) enum Served {
     Token(AccessToken),
-    Refresh(SingleFlight),
+    /// A refresh to wait for. If there is a token that serves, it only brings a newer one.
+    Refresh(SingleFlight, Option<AccessToken>),
 }
 
 impl Clone for TokenManager {

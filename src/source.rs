@@ -1,10 +1,7 @@
 //! Where new tokens come from.
 
 mod audience;
-mod fetch;
-mod gate;
 mod gettoken;
-mod pause;
 mod request;
 mod store_only;
 
@@ -13,12 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use self::audience::Audience;
-pub(crate) use self::fetch::{
-    Fetch, Hearsay, InHand, Limits, STORE_LIMIT, StoreHealth, Surroundings, Unusable,
-};
-pub(crate) use self::gate::Gate;
 pub use self::gettoken::GetToken;
-pub(crate) use self::pause::{failures_behind, pause_after};
 pub use self::request::FetchRequest;
 pub use self::store_only::StoreOnly;
 use crate::{Error, FetchedToken};

@@ -1,5 +1,6 @@
 //! Where tokens are kept.
 
+mod calls;
 mod database;
 mod moka;
 #[cfg(feature = "redis")]
@@ -9,11 +10,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub(crate) use self::calls::{STORE_LIMIT, StoreCalls, StoreHealth};
 pub use self::database::{Kept, SharedDatabase};
 pub use self::moka::MokaStore;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisConnection, RedisStore, RedisStoreBuilder};
-use crate::source::Fetch;
+use crate::fetch::Fetch;
 use crate::{AccessToken, BoxError, Error, TokenKey};
 
 /// Where tokens are kept, so that other processes and later runs can use them.

@@ -11,6 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Longer lifetimes are cut to this. It keeps all arithmetic on times far from overflow.
 pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// The longest value that is taken for an access token, in bytes. WeCom's have at most 512.
+pub(crate) const LONGEST_VALUE: usize = 4096;
+
 /// An access token: the secret value, when it was fetched, and when it expires.
 ///
 /// `==` compares the value and the time of the fetch. Two fetches are two tokens, even if the issuer returned the same value. Cloning
@@ -87,6 +90,12 @@ impl AccessToken {
     /// When the token expires, unless the API ends it before.
     pub fn expires_at(&self) -> SystemTime {
         self.0.expires_at
+    }
+
+    /// Whether the value can be a token: it is not blank, and not too long.
+    pub(crate) fn is_plausible(&self) -> bool {
+        let value = self.expose_secret();
+        value.len() <= LONGEST_VALUE && !value.trim().is_empty()
     }
 
     /// Whether both may be the same token: a store may round times to whole seconds.
@@ -185,7 +194,7 @@ pub struct FetchedToken {
 impl FetchedToken {
     /// Creates a token with this value and lifetime.
     ///
-    /// The value must have 1 to 4,096 bytes. Otherwise the fetch fails with [`Refused`](crate::ErrorKind::Refused). A token with no time left when
+    /// The value must have 1 to 4,096 bytes and not be blank. Otherwise the fetch fails with [`Refused`](crate::ErrorKind::Refused). A token with no time left when
     /// it arrives is a [`Transient`](crate::ErrorKind::Transient) failure. A lifetime of more than 30 days is cut to 30 days.
     pub fn new(value: impl Into<String>, expires_in: Duration) -> Self {
         Self::from_secret(value.into().into(), expires_in)

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::slots::Slots;
 use super::{Settings, Shared, TokenManager};
 use crate::clock::Clock;
-use crate::source::{Gate, Limits, StoreHealth};
+use crate::fetch::{Gate, Limits};
+use crate::store::StoreHealth;
 use crate::{MokaStore, TokenSource, TokenStore};
 
 /// So that sums of times cannot overflow.

@@ -1,18 +1,22 @@
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::Instrument;
 
 use super::Shared;
-use super::single_flight::{Outcome, OutcomeSender, SingleFlight, Trigger};
+use super::single_flight::{Outcome, OutcomeSender, PATIENCE, SingleFlight, Trigger};
 use super::slot::{Slot, State};
+use crate::fetch::{Fetch, Hearsay, Surroundings};
+use crate::in_hand::{InHand, Unusable};
 use crate::redact::in_one_line;
 use crate::rejected::Rejected;
-use crate::source::{Fetch, Hearsay, InHand, STORE_LIMIT, Surroundings, Unusable};
+use crate::store::{STORE_LIMIT, StoreCalls};
 use crate::{AccessToken, Credentials, Error, ErrorKind, FetchRequest};
 
 /// How long the managers over one store wait at most after a rejection before they look into the store, each a different time. So
@@ -63,6 +67,31 @@ struct End {
     heard: Option<Hearsay>,
 }
 
+/// A token for the store that is on its way there.
+#[derive(Clone, Debug)]
+pub(super) struct PutUnderWay {
+    /// Closed when the store has the token or has failed.
+    ended: watch::Receiver<()>,
+    until: Instant,
+}
+
+impl PutUnderWay {
+    fn new() -> (watch::Sender<()>, Self) {
+        let (sender, ended) = watch::channel(());
+        let until = Instant::now() + STORE_LIMIT;
+        (sender, Self { ended, until })
+    }
+
+    /// How long it may take from now.
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    async fn wait(mut self) {
+        let _either_way = timeout_at(self.until, self.ended.changed()).await;
+    }
+}
+
 impl Refresh {
     /// Prepares a refresh, and leaves word of it in the slot.
     pub(super) fn prepare(
@@ -77,7 +106,8 @@ impl Refresh {
         credentials.check()?;
         let runtime = Handle::try_current().map_err(|_outside| Error::no_runtime())?;
         let may_fetch = permit.is_ok() && trigger != Trigger::Stale;
-        let longest = shared.longest_refresh();
+        let wait = state.put.as_ref().map_or(Duration::ZERO, PutUnderWay::left);
+        let longest = shared.longest_refresh() + wait;
         let (sender, single_flight) = SingleFlight::new(trigger, may_fetch, longest);
         state.refresh = Some(single_flight.clone());
         let refresh = Self {
@@ -97,23 +127,63 @@ impl Refresh {
     }
 
     async fn run(self) {
-        let fetch = self.fetch();
-        let end = match self.trigger {
-            Trigger::Stale => self.look(&fetch).await,
-            _ => self.refresh(&fetch).await,
+        let earlier_put = self.slot.lock().put.clone();
+        if let Some(put) = earlier_put {
+            put.wait().await;
+        }
+        let (in_hand, request) = self.known();
+        let calls = StoreCalls {
+            store: &*self.shared.store,
+            health: &self.shared.store_health,
+            key: self.slot.key(),
+            in_hand: &in_hand,
+            request: &request,
         };
+        let surroundings = Surroundings {
+            source: &*self.shared.source,
+            fetches: self.shared.fetches,
+            limits: self.shared.settings.limits,
+            clock: &self.shared.clock,
+            gate: &self.shared.gate,
+        };
+        let permit = self.permit.clone();
+        let known = (&in_hand, &calls);
+        let fetch = Fetch::new(surroundings, self.slot.key(), &request, permit, known);
+        let mut end = match self.trigger {
+            Trigger::Stale => self.look(&calls, &fetch).await,
+            _ => self.refresh(&calls, &fetch).await,
+        };
+        let to_put = end.outcome.clone().ok().filter(|_| !end.is_kept);
+        let mut put = pin!(async {
+            match &to_put {
+                Some(token) => calls.put(token).await,
+                None => true,
+            }
+        });
+        // Callers don't wait for the store. If it answers at once, it has the token before they do.
+        let put_at_once = put.as_mut().now_or_never();
+        end.is_kept = put_at_once == Some(true);
+        let (put_ended, under_way) = PutUnderWay::new();
+        let under_way = Some(under_way).filter(|_| put_at_once.is_none());
         // Without an outcome, those who wait start over.
-        if self.leave(&end) {
+        if self.leave(&end, under_way) {
             self.sender.send_replace(Some(end.outcome));
         }
+        if put_at_once.is_none()
+            && put.await
+            && let Some(local) = &mut self.slot.lock().local
+        {
+            local.is_kept |= Some(&local.token) == to_put.as_ref();
+        }
+        drop(put_ended);
     }
 
     /// Takes what the store holds, if that can serve. Otherwise keeps the local copy.
-    async fn look(&self, fetch: &Fetch<'_>) -> End {
-        let local = fetch.local().cloned();
-        let outcome = match (self.look_into_store(fetch).await, local) {
+    async fn look(&self, calls: &StoreCalls<'_>, fetch: &Fetch<'_>) -> End {
+        let local = calls.in_hand.local.clone();
+        let outcome = match (self.look_into_store(calls).await, local) {
             (Some(token), _) | (None, Some(token)) => Ok(token),
-            (None, None) => return self.refresh(fetch).await,
+            (None, None) => return self.refresh(calls, fetch).await,
         };
         End {
             outcome,
@@ -124,61 +194,56 @@ impl Refresh {
         }
     }
 
-    async fn refresh(&self, fetch: &Fetch<'_>) -> End {
-        let found = if self.shared.store.coordinates() {
-            let token = self.through_store(fetch).await;
-            token.map(|token| (token, true))
+    async fn refresh(&self, calls: &StoreCalls<'_>, fetch: &Fetch<'_>) -> End {
+        let coordinates = self.shared.store.coordinates();
+        let outcome = if coordinates {
+            self.through_store(calls, fetch).await
         } else {
-            self.around_store(fetch).await
+            self.around_store(calls, fetch).await
         };
-        let fetched = fetch.result().is_some();
+        let fetched = fetch.result();
+        let is_fetched = match (&outcome, fetched) {
+            (Ok(token), Some(Ok(fetched))) => token == fetched,
+            _ => false,
+        };
         End {
-            is_fetched: match (&found, fetch.result()) {
-                (Ok((token, _)), Some(Ok(fetched))) => token == fetched,
-                _ => false,
-            },
-            is_kept: matches!(found, Ok((_, true))),
-            outcome: found.map(|(token, _)| token),
-            fetched: fetched.then(|| fetch.unusable().rejected.clone()),
+            outcome,
+            is_fetched,
+            is_kept: coordinates || !is_fetched,
+            fetched: fetched.map(|_| calls.in_hand.unusable.rejected.clone()),
             heard: fetch.heard().cloned(),
         }
     }
 
-    /// With a store that only has `get` and `put`. Returns whether it has the token, too.
-    async fn around_store(&self, fetch: &Fetch<'_>) -> Result<(AccessToken, bool), Error> {
+    /// With a store that only has `get` and `put`.
+    async fn around_store(&self, calls: &StoreCalls<'_>, fetch: &Fetch<'_>) -> Outcome {
         let may_race = self.trigger == Trigger::Rejected && self.shared.is_shared;
         if may_race && self.permit.is_ok() {
             sleep(LONGEST_WAIT.mul_f64(fastrand::f64())).await;
         }
-        let began = Instant::now();
-        let found = self.look_into_store(fetch).await;
-        let looked = began.elapsed();
-        if let Some(token) = found {
-            return Ok((token, true));
+        if let Some(token) = self.look_into_store(calls).await {
+            return Ok(token);
         }
         let token = fetch.run().await?;
-        let left = STORE_LIMIT.saturating_sub(looked);
         if may_race
-            && let Ok(Some(newer)) = timeout(left, self.look_into_store(fetch)).await
+            && let Ok(Some(newer)) = timeout(PATIENCE, self.look_into_store(calls)).await
             && newer.fetched_at() >= token.fetched_at()
         {
             // Another process has fetched one meanwhile, and that may have ended this one.
-            return Ok((newer, true));
+            return Ok(newer);
         }
-        let is_kept = self.put(fetch, &token).await;
-        Ok((token, is_kept))
+        Ok(token)
     }
 
     /// With a store that lets one process fetch for all.
-    async fn through_store(&self, fetch: &Fetch<'_>) -> Outcome {
-        let (key, store) = (self.slot.key(), &self.shared.store);
-        let limit = fetch.limit() + fetch.store_patience();
+    async fn through_store(&self, calls: &StoreCalls<'_>, fetch: &Fetch<'_>) -> Outcome {
+        let limit = fetch.limit() + self.shared.settings.limits.store_patience();
         // The call is made inside the future, so that a panic in it is caught too.
-        let asking = async { store.get_or_fetch(key, fetch).await };
+        let asking = async { calls.store.get_or_fetch(calls.key, fetch).await };
         let failure = match timeout(limit, AssertUnwindSafe(asking).catch_unwind()).await {
             Ok(Ok(Ok(token))) => {
                 let fetched = matches!(fetch.result(), Some(Ok(fetched)) if *fetched == token);
-                if fetched || fetch.can_serve(&token) {
+                if fetched || calls.in_hand.can_serve(&token, self.shared.clock.now()) {
                     return Ok(token);
                 }
                 "it returned a token that cannot serve".to_owned()
@@ -190,33 +255,25 @@ impl Refresh {
             Ok(Err(_panic)) => "it panicked".to_owned(),
             Err(_elapsed) => format!("no answer within {limit:?}"),
         };
-        fetch.store_fails("get_or_fetch", &failure);
+        let fetched = fetch.result().and_then(|result| result.as_ref().ok());
+        calls.fails("get_or_fetch", &failure, fetched);
         let has_fetched = fetch.result().is_some();
         let token = fetch.run().await?;
         if !has_fetched {
-            self.put(fetch, &token).await;
+            calls.put(&token).await;
         }
         Ok(token)
     }
 
     /// What the store holds, if that can serve.
-    async fn look_into_store(&self, fetch: &Fetch<'_>) -> Option<AccessToken> {
-        let (key, store) = (self.slot.key(), &self.shared.store);
-        let stored = fetch.asking_store("get", async { store.get(key).await });
-        stored
-            .await
-            .flatten()
-            .filter(|token| fetch.can_serve(token))
+    async fn look_into_store(&self, calls: &StoreCalls<'_>) -> Option<AccessToken> {
+        let now = || self.shared.clock.now();
+        let stored = calls.get().await;
+        stored.filter(|token| calls.in_hand.can_serve(token, now()))
     }
 
-    async fn put(&self, fetch: &Fetch<'_>, token: &AccessToken) -> bool {
-        let (key, store) = (self.slot.key(), &self.shared.store);
-        let putting = async { store.put(key, token).await };
-        fetch.asking_store("put", putting).await.is_some()
-    }
-
-    fn fetch(&self) -> Fetch<'_> {
-        let shared = &*self.shared;
+    /// What is known of the key, and what the source is asked.
+    fn known(&self) -> (InHand, FetchRequest) {
         let state = self.slot.lock();
         let local = state.local.as_ref().map(|local| local.token.clone());
         // In these two cases another token is wanted, even though the local copy is good.
@@ -236,29 +293,16 @@ impl Refresh {
         if let Some(rejected) = state.to_replace.as_ref().or(self.rejected.as_ref()) {
             request = request.with_rejected(rejected.clone());
         }
-        let surroundings = Surroundings {
-            source: &*shared.source,
-            fetches: shared.fetches,
-            limits: shared.settings.limits,
-            clock: &shared.clock,
-            gate: &shared.gate,
-            store_health: &shared.store_health,
-        };
-        Fetch::new(
-            surroundings,
-            self.slot.key(),
-            request,
-            self.permit.clone(),
-            in_hand,
-        )
+        (in_hand, request)
     }
 
     /// Leaves the result in the slot. Returns whether it is of use: not if the token has expired meanwhile, or if the API has rejected it since
     /// this refresh was started.
-    fn leave(&self, end: &End) -> bool {
+    fn leave(&self, end: &End, put: Option<PutUnderWay>) -> bool {
         let now = self.shared.clock.moment();
         let key = self.slot.key();
         let mut state = self.slot.lock();
+        state.put = put;
         let is_current = state
             .refresh
             .take_if(|refresh| refresh.is_of(&self.sender))

@@ -6,6 +6,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{AccessToken, Error};
 
+/// How long a caller with a good token in hand waits for the store.
+pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+
 /// What a refresh brings.
 pub(super) type Outcome = Result<AccessToken, Error>;
 
@@ -15,6 +18,7 @@ pub(crate) struct SingleFlight {
     trigger: Trigger,
     may_fetch: bool,
     outcome: watch::Receiver<Option<Outcome>>,
+    began: Instant,
     deadline: Instant,
 }
 
@@ -29,11 +33,13 @@ impl SingleFlight {
         longest: Duration,
     ) -> (OutcomeSender, Self) {
         let (sender, outcome) = watch::channel(None);
+        let began = Instant::now();
         let single_flight = Self {
             trigger,
             may_fetch,
             outcome,
-            deadline: Instant::now() + longest,
+            began,
+            deadline: began + longest,
         };
         (sender, single_flight)
     }
@@ -48,8 +54,19 @@ impl SingleFlight {
     }
 
     /// Waits for the outcome. `None` if the refresh is lost, because its runtime ended or has stopped running it.
-    pub(super) async fn outcome(mut self) -> Option<Outcome> {
-        let outcome = timeout_at(self.deadline, self.outcome.wait_for(Option::is_some));
+    pub(super) async fn outcome(self) -> Option<Outcome> {
+        let deadline = self.deadline;
+        self.outcome_until(deadline).await
+    }
+
+    /// Waits for the outcome, unless that takes longer than a caller with a good token waits.
+    pub(super) async fn outcome_soon(self) -> Option<Outcome> {
+        let deadline = self.began + PATIENCE;
+        self.outcome_until(deadline).await
+    }
+
+    async fn outcome_until(mut self, deadline: Instant) -> Option<Outcome> {
+        let outcome = timeout_at(deadline, self.outcome.wait_for(Option::is_some));
         outcome.await.ok()?.ok()?.clone()
     }
 

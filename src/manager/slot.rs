@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::guard::Guard;
+use super::refresh::PutUnderWay;
 use super::single_flight::{SingleFlight, Trigger};
 use super::throttle::Throttle;
 use crate::clock::Moment;
@@ -83,6 +84,8 @@ impl Slot {
 pub(super) struct State {
     pub(super) local: Option<LocalCopy>,
     pub(super) refresh: Option<SingleFlight>,
+    /// The put that the last refresh has left under way.
+    pub(super) put: Option<PutUnderWay>,
     pub(super) throttle: Throttle,
     pub(super) guard: Guard,
     /// The values that the API has rejected.

@@ -12,8 +12,9 @@ use crate::{AccessToken, Error, ErrorKind};
 pub(super) enum Step {
     /// The token serves. A refresh may be started beside.
     Serve(AccessToken, Option<Launch>),
-    Join(SingleFlight),
-    Start(Launch),
+    /// A refresh is waited for: not for long, if there is a token that serves.
+    Join(SingleFlight, Option<AccessToken>),
+    Start(Launch, Option<AccessToken>),
     Fail(Error),
 }
 
@@ -26,8 +27,8 @@ impl Step {
                 }
                 Ok(Served::Token(token))
             }
-            Self::Join(refresh) => Ok(Served::Refresh(refresh)),
-            Self::Start(launch) => Ok(Served::Refresh(launch.spawn())),
+            Self::Join(refresh, token) => Ok(Served::Refresh(refresh, token)),
+            Self::Start(launch, token) => Ok(Served::Refresh(launch.spawn(), token)),
             Self::Fail(error) => Err(error),
         }
     }
@@ -47,10 +48,11 @@ impl TokenManager {
         let is_expiring = now.wall >= local.refresh_at;
         let limit = self.shared.settings.local_copy;
         let age = now.instant.duration_since(local.checked_at);
-        let is_stale = limit.is_some_and(|limit| age >= limit);
+        let is_stale = limit.is_some_and(|limit| age >= limit)
+            && self.shared.store_health.may_be_asked(now.instant);
         if let Some(refresh) = &state.refresh {
             return if is_stale && refresh.trigger() == Trigger::Stale {
-                Step::Join(refresh.clone())
+                Step::Join(refresh.clone(), Some(token))
             } else {
                 Step::Serve(token, None)
             };
@@ -62,7 +64,7 @@ impl TokenManager {
         }
         if is_stale {
             return match self.prepare(state, tenant, Trigger::Stale, Ok(()), None) {
-                Ok(launch) => Step::Start(launch),
+                Ok(launch) => Step::Start(launch, Some(token)),
                 Err(_no_runtime) => Step::Serve(token, None),
             };
         }
@@ -98,7 +100,7 @@ impl TokenManager {
             if !has_record {
                 state.note_rejected(rejected, now.wall);
             }
-            return Step::Join(refresh);
+            return Step::Join(refresh, None);
         }
         let budget = self.shared.settings.refresh_budget;
         let permit = match self.permit(state, now, false) {
@@ -121,7 +123,7 @@ impl TokenManager {
         };
         match &state.refresh {
             Some(look) if permit.is_err() && look.trigger() != Trigger::Stale => {
-                Step::Join(look.clone())
+                Step::Join(look.clone(), None)
             }
             _ => self.start_or_fail(state, tenant, Trigger::Rejected, permit, suspect, now),
         }
@@ -151,7 +153,7 @@ impl TokenManager {
         if let Some(refresh) = &state.refresh
             && (refresh.may_fetch() || permit.is_err())
         {
-            return Step::Join(refresh.clone());
+            return Step::Join(refresh.clone(), None);
         }
         self.start_or_fail(state, tenant, trigger, permit, None, now)
     }
@@ -181,7 +183,7 @@ impl TokenManager {
             }
         };
         match prepared {
-            Ok(launch) => Step::Start(launch),
+            Ok(launch) => Step::Start(launch, None),
             Err(error) => {
                 if !is_held_back {
                     state.not_refreshed(now.wall);

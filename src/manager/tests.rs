@@ -6,6 +6,7 @@ mod model;
 mod refresh_ahead;
 mod rejections;
 mod single_flight;
+mod slow_stores;
 mod sources;
 mod stores;
 mod tenants;

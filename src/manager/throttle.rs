@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::clock::Moment;
-use crate::source::{Hearsay, failures_behind, pause_after};
+use crate::fetch::{Hearsay, Pauses, failures_behind, pause_after};
 
 /// After a failure while a token was in hand, a fetch is made so soon after that token is of no use any more.
 const WITHOUT_TOKEN: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ impl Throttle {
     ) -> Option<Duration> {
         // Failures of another kind, or those that a token made up for, say nothing of how long to wait now.
         let starts_over = self.cooldown.as_ref().is_some_and(|before| {
-            pause_after(&before.reason, 0) != pause_after(error, 0)
+            Pauses::after(&before.reason) != Pauses::after(error)
                 || (before.had_token && !had_token)
         });
         if starts_over {

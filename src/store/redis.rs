@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use redis::{Client, IntoConnectionInfo, RedisResult};
+use tokio::time::timeout;
 
 pub use self::builder::RedisStoreBuilder;
 pub use self::connection::RedisConnection;
@@ -22,11 +23,14 @@ use self::scripts::{Keys, Reply, Seen, Text};
 use self::turn::Turn;
 use self::write_back::{Unwritten, WriteBack};
 use super::TokenStore;
-use crate::source::Fetch;
+use crate::fetch::Fetch;
 use crate::{AccessToken, BoxError, Error, TokenKey};
 
 /// How many commits are tried while other processes replace the stored token. After that, the token is used without being stored.
 const MOST_COMMITS: usize = 4;
+
+/// How long callers wait until Redis has a fetched token. After that it is written in the background.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Keeps tokens in Redis, so that many processes share them. Needs the feature `redis`.
 ///
@@ -164,23 +168,26 @@ impl RedisStore {
             }
         };
         let unwritten = Unwritten::new(token, owner, fetch);
-        match self.0.commit(&keys, &unwritten, seen).await {
-            Ok(committed) => {
+        let committing = timeout(PATIENCE, self.0.commit(&keys, &unwritten, seen));
+        let failure = match committing.await {
+            Ok(Ok(committed)) => {
                 self.0.write_back.remove(key);
-                match committed {
+                return match committed {
                     Committed::Another(kept) => Ok(kept),
                     Committed::Kept | Committed::AnotherFetches | Committed::GivenUp => {
                         Ok(unwritten.token)
                     }
-                }
+                };
             }
-            Err(failure) => {
-                fetch.store_fails("commit", &failure.to_string());
-                let token = unwritten.token.clone();
-                WriteBack::add(&self.0, key, unwritten);
-                Ok(token)
-            }
+            Ok(Err(failure)) => Some(failure),
+            Err(_elapsed) => None,
+        };
+        if let Some(failure) = failure {
+            fetch.store_fails("commit", &failure.to_string());
         }
+        let token = unwritten.token.clone();
+        WriteBack::add(&self.0, key, unwritten);
+        Ok(token)
     }
 }
 

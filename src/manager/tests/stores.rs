@@ -10,16 +10,18 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance};
 
 use super::world::{LIFETIME, Repeat, World, app, call};
-use crate::source::Fetch;
+use crate::fetch::Fetch;
 use crate::{AccessToken, BoxError, Error, TokenKey, TokenStore};
 
 /// What a method of the store does.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+pub(super) enum Way {
     Works,
     Fails,
     Hangs,
     Panics,
+    /// It works, after a while.
+    Takes(Duration),
 }
 
 const FAULTS: [Way; 3] = [Way::Fails, Way::Hangs, Way::Panics];
@@ -31,30 +33,45 @@ impl Way {
             Self::Fails => Err("a failure that the test asked for".into()),
             Self::Hangs => std::future::pending().await,
             Self::Panics => resume_unwind(Box::new("a panic that the test asked for")),
+            Self::Takes(time) => {
+                tokio::time::sleep(time).await;
+                Ok(())
+            }
         }
     }
 }
 
 /// A store that does what it is told.
-struct Store {
-    get: Way,
-    put: Way,
+pub(super) struct Store {
+    get: Mutex<Way>,
+    put: Mutex<Way>,
     kept: Mutex<Option<AccessToken>>,
     gets: AtomicUsize,
 }
 
 impl Store {
-    fn new(get: Way, put: Way) -> Arc<Self> {
+    pub(super) fn new(get: Way, put: Way) -> Arc<Self> {
         Arc::new(Self {
-            get,
-            put,
+            get: Mutex::new(get),
+            put: Mutex::new(put),
             kept: Mutex::default(),
             gets: AtomicUsize::default(),
         })
     }
 
-    fn kept(&self) -> Option<AccessToken> {
+    /// From now on `get` and `put` do this.
+    pub(super) fn goes(&self, get: Way, put: Way) {
+        *self.get.lock().unwrap() = get;
+        *self.put.lock().unwrap() = put;
+    }
+
+    pub(super) fn kept(&self) -> Option<AccessToken> {
         self.kept.lock().unwrap().clone()
+    }
+
+    /// How often `get` was called.
+    pub(super) fn gets(&self) -> usize {
+        self.gets.load(Ordering::Relaxed)
     }
 
     fn keep(&self, token: &AccessToken) {
@@ -66,12 +83,14 @@ impl Store {
 impl TokenStore for Store {
     async fn get(&self, _: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
         self.gets.fetch_add(1, Ordering::Relaxed);
-        self.get.go().await?;
+        let way = *self.get.lock().unwrap();
+        way.go().await?;
         Ok(self.kept())
     }
 
     async fn put(&self, _: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
-        self.put.go().await?;
+        let way = *self.put.lock().unwrap();
+        way.go().await?;
         self.keep(token);
         Ok(())
     }
@@ -252,14 +271,14 @@ async fn a_local_copy_serves_as_long_as_it_may_and_goes_on_while_the_store_is_do
             advance(Duration::from_secs(1)).await;
             manager.token(&app()).await.unwrap();
         }
-        assert_eq!(store.gets.load(Ordering::Relaxed), 1, "{fault:?}");
+        assert_eq!(store.gets(), 1, "{fault:?}");
 
         let newer = world.issuer.issue(&app());
         store.keep(&newer);
         advance(Duration::from_secs(1)).await;
         let expected = if fault == Way::Works { newer } else { first };
         assert_eq!(manager.token(&app()).await.unwrap(), expected, "{fault:?}");
-        assert_eq!(store.gets.load(Ordering::Relaxed), 2, "{fault:?}");
+        assert_eq!(store.gets(), 2, "{fault:?}");
         assert_eq!(world.issuer.fetch_count(), 1, "{fault:?}");
     }
 }
@@ -272,7 +291,7 @@ async fn a_store_is_not_asked_on_the_way_of_an_ordinary_request() {
     for _ in 0..1000 {
         manager.token(&app()).await.unwrap();
     }
-    assert_eq!(store.gets.load(Ordering::Relaxed), 1);
+    assert_eq!(store.gets(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,11 +304,11 @@ async fn a_store_that_counts_by_another_clock_is_asked_once_when_this_one_was_se
     let expires_at = world.clock.now() + LIFETIME;
     let same = AccessToken::from_parts(token.expose_secret(), token.fetched_at(), expires_at);
     store.keep(&same);
-    let before = store.gets.load(Ordering::Relaxed);
+    let before = store.gets();
     for _ in 0..10 {
         assert_eq!(manager.token(&app()).await.unwrap(), token);
     }
-    assert_eq!(store.gets.load(Ordering::Relaxed), before + 1);
+    assert_eq!(store.gets(), before + 1);
     assert_eq!(world.issuer.fetch_count(), 1);
 }
 

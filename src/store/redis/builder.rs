@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::link::Link;
 use super::{RedisConnection, RedisStore, Shared};
-use crate::source::STORE_LIMIT;
+use crate::store::STORE_LIMIT;
 
 /// Builds a [`RedisStore`]: see [`RedisStore::builder`].
 #[derive(Debug)]

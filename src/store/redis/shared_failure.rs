@@ -7,8 +7,8 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use super::scripts::Text;
+use crate::fetch::{Fetch, Hearsay};
 use crate::redact::{in_one_line, redact};
-use crate::source::{Fetch, Hearsay};
 use crate::{Error, ErrorKind};
 
 /// No cooldown is longer, whatever the text says.

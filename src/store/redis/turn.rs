@@ -10,7 +10,7 @@ use super::Shared;
 use super::link::Failure;
 use super::scripts::{Reply, Seen};
 use super::shared_failure;
-use crate::source::{Fetch, Hearsay};
+use crate::fetch::{Fetch, Hearsay};
 use crate::{AccessToken, TokenKey};
 
 const SHORTEST_POLL: u64 = 20;

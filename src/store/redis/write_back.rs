@@ -9,7 +9,8 @@ use tokio::task::JoinHandle;
 use super::scripts::Seen;
 use super::turn::random;
 use super::{Committed, Shared};
-use crate::source::{Fetch, Unusable};
+use crate::fetch::Fetch;
+use crate::in_hand::Unusable;
 use crate::{AccessToken, TokenKey};
 
 const SHORTEST_DELAY: Duration = Duration::from_millis(100);

@@ -1,8 +1,11 @@
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
+#[cfg(feature = "redis")]
 use super::Hearsay;
 use crate::Error;
 use crate::clock::{Clock, Moment};
@@ -10,15 +13,19 @@ use crate::redact::in_one_line;
 
 /// How many fetches may be under way before the first one has succeeded.
 const FIRST: usize = 8;
+/// After this time, a try no longer keeps other fetches waiting for a place.
+const LONGEST_PLACE: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Limits how many tries run at once, over all keys of a manager. A try that takes long gives its place back, so that a few that hang don't
-/// keep the others waiting.
+/// Limits how many tries run at once, over all keys of a manager.
 ///
 /// Errcode 45009 (rate limit) is about the caller's IP address, so a fetch for any other key would make it worse. All fetches fail for a
-/// while, and then one at a time is let through. The number of concurrent fetches starts small and grows by one with each success. So a
+/// while, and then one at a time is let through. The number of concurrent tries starts small and grows by one with each success. So a
 /// cold start does not fetch all keys before the first 45009 arrives.
+///
+/// A try that has run for 1 s loses its place, and counts like a success: it was not rate limited. So tries that hang don't keep the others
+/// waiting for long, however many they are. This needs nothing of the try itself, whose runtime may have stopped running it.
 #[derive(Debug)]
 pub(crate) struct Gate {
     clock: Clock,
@@ -28,7 +35,8 @@ pub(crate) struct Gate {
 
 #[derive(Debug)]
 struct State {
-    under_way: usize,
+    /// When the tries began that have a place, in order.
+    places: VecDeque<Instant>,
     at_most: usize,
     closed: Option<Closed>,
     /// How often it was closed.
@@ -55,7 +63,7 @@ impl Gate {
         Self {
             clock,
             state: Mutex::new(State {
-                under_way: 0,
+                places: VecDeque::new(),
                 at_most: FIRST,
                 closed: None,
                 closings: 0,
@@ -68,28 +76,35 @@ impl Gate {
     pub(super) async fn enter(&self) -> Result<Pass<'_>, Error> {
         loop {
             let room = self.room.notified();
-            {
+            let now = Instant::now();
+            let next_room = {
                 let mut state = self.lock();
-                let has_room = state.under_way < state.at_most;
+                state.end_old_places(now);
+                let has_room = state.places.len() < state.at_most;
                 if let Some(closed) = &state.closed
                     && (!closed.is_over(self.clock.moment()) || !has_room)
                 {
                     return Err(closed.by.clone());
                 }
                 if has_room {
-                    state.under_way += 1;
+                    state.places.push_back(now);
                     return Ok(Pass {
                         gate: self,
                         closings: state.closings,
-                        has_place: true,
+                        began: now,
                     });
                 }
-            }
-            room.await;
+                state
+                    .places
+                    .front()
+                    .map_or(now, |began| *began + LONGEST_PLACE)
+            };
+            let _elapsed = timeout_at(next_room, room).await;
         }
     }
 
     /// Closes it because another process was told that the issuer is called too often.
+    #[cfg(feature = "redis")]
     pub(super) fn close_as_heard(&self, heard: &Hearsay) {
         let closed = Closed {
             by: heard.error.clone(),
@@ -112,12 +127,22 @@ impl Gate {
         Some((closed.by.clone(), closed.since.left_of(closed.left, now)))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
+    fn end_old_places(&mut self, now: Instant) {
+        let is_old = |began: &Instant| now.duration_since(*began) >= LONGEST_PLACE;
+        while self.places.front().is_some_and(is_old) {
+            self.places.pop_front();
+            if self.closed.is_none() {
+                self.at_most = self.at_most.saturating_add(1);
+            }
+        }
+    }
+
     fn close(&mut self, closed: Closed, gate: &Gate) {
         self.closed = Some(closed);
         self.at_most = 1;
@@ -139,19 +164,10 @@ fn tell_closed(pause: Duration, error: &Error) {
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
     closings: u64,
-    /// Whether it takes up room. It is given back when this is dropped, or earlier.
-    has_place: bool,
+    began: Instant,
 }
 
 impl Pass<'_> {
-    /// Makes room for another fetch, though this one goes on.
-    pub(super) fn give_place_back(&mut self) {
-        if std::mem::take(&mut self.has_place) {
-            self.gate.lock().under_way -= 1;
-            self.gate.room.notify_one();
-        }
-    }
-
     /// Learns from how the fetch ended.
     pub(super) fn ended<T>(self, result: &Result<T, Error>) {
         match result {
@@ -202,6 +218,11 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.give_place_back();
+        let places = &mut self.gate.lock().places;
+        // If it is not there, it was old.
+        if let Some(n) = places.iter().position(|began| *began == self.began) {
+            places.remove(n);
+            self.gate.room.notify_one();
+        }
     }
 }

@@ -1,0 +1,193 @@
+//! One fetch of a token: tries, backoff and limits.
+
+mod gate;
+mod limits;
+mod pause;
+#[cfg(feature = "redis")]
+mod shared;
+
+use std::fmt::{self, Debug};
+use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use futures_util::FutureExt;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout};
+
+pub(crate) use self::gate::Gate;
+pub(crate) use self::limits::Limits;
+pub(crate) use self::pause::{Hearsay, Pauses, failures_behind, pause_after};
+use crate::clock::Clock;
+use crate::in_hand::InHand;
+use crate::redact::in_one_line;
+use crate::store::StoreCalls;
+use crate::token::LONGEST_VALUE;
+use crate::{AccessToken, Error, FetchRequest, TokenKey, TokenSource};
+
+/// One fetch of a token from a source, given to a store that may want one.
+///
+/// It runs at most once, however often [`run`](Self::run) is called. It keeps its result, so a fetched token is used even if the store
+/// fails afterwards.
+pub struct Fetch<'a> {
+    surroundings: Surroundings<'a>,
+    key: &'a TokenKey,
+    request: &'a FetchRequest,
+    /// Whether the source may be asked, and otherwise why not.
+    permit: Result<(), Error>,
+    /// For stores that processes share.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "see `shared`"))]
+    known: (&'a InHand, &'a StoreCalls<'a>),
+    result: OnceCell<Result<AccessToken, Error>>,
+    heard: OnceLock<Hearsay>,
+}
+
+/// What the fetches of one manager share.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) source: &'a dyn TokenSource,
+    /// Whether the source ever fetches.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "see `shared`"))]
+    pub(crate) fetches: bool,
+    pub(crate) limits: Limits,
+    pub(crate) clock: &'a Clock,
+    pub(crate) gate: &'a Gate,
+}
+
+impl<'a> Fetch<'a> {
+    pub(crate) fn new(
+        surroundings: Surroundings<'a>,
+        key: &'a TokenKey,
+        request: &'a FetchRequest,
+        permit: Result<(), Error>,
+        known: (&'a InHand, &'a StoreCalls<'a>),
+    ) -> Self {
+        Self {
+            surroundings,
+            key,
+            request,
+            permit,
+            known,
+            result: OnceCell::new(),
+            heard: OnceLock::new(),
+        }
+    }
+
+    /// Fetches a token. A transient failure is tried again up to three times, all within [`limit`](Self::limit).
+    ///
+    /// A second call gives the result of the first. It is cancel safe: a call that is dropped before it has a result leaves
+    /// the fetch to the next.
+    pub(crate) async fn run(&self) -> Result<AccessToken, Error> {
+        self.permit.clone()?;
+        self.result.get_or_init(|| self.fetch()).await.clone()
+    }
+
+    /// The longest time that [`run`](Self::run) can take, all tries included.
+    pub(crate) fn limit(&self) -> Duration {
+        self.surroundings.limits.all_tries
+    }
+
+    /// What [`run`](Self::run) has brought, if it has been called.
+    pub(crate) fn result(&self) -> Option<&Result<AccessToken, Error>> {
+        self.result.get()
+    }
+
+    /// The failure of another process that was heard of, if any.
+    pub(crate) fn heard(&self) -> Option<&Hearsay> {
+        self.heard.get()
+    }
+
+    async fn fetch(&self) -> Result<AccessToken, Error> {
+        let limit = self.limit();
+        timeout(limit, self.fetch_with_retries())
+            .await
+            .unwrap_or_else(|_elapsed| Err(Error::timed_out(limit)))
+    }
+
+    async fn fetch_with_retries(&self) -> Result<AccessToken, Error> {
+        let began = Instant::now();
+        let backoff = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(200))
+            .with_max_delay(Duration::from_secs(2))
+            .with_max_times(3)
+            .with_jitter();
+        (|| self.try_through_gate())
+            .retry(backoff)
+            .sleep(tokio::time::sleep)
+            .when(Error::is_transient)
+            .adjust(|error, pause| {
+                let pause = pause?.max(error.retry_after().unwrap_or_default());
+                let left = self.limit().saturating_sub(began.elapsed());
+                // Another try would come too late.
+                (pause < left).then_some(pause)
+            })
+            .await
+    }
+
+    async fn try_through_gate(&self) -> Result<AccessToken, Error> {
+        let pass = self.surroundings.gate.enter().await?;
+        let result = self.try_and_tell().await;
+        pass.ended(&result);
+        result
+    }
+
+    async fn try_and_tell(&self) -> Result<AccessToken, Error> {
+        let key = self.key;
+        tracing::debug!(target: crate::TARGET, event = "fetch_started", %key, "fetching a token");
+        let began = Instant::now();
+        let result = self.try_once().await;
+        let elapsed = began.elapsed();
+        match &result {
+            Ok(token) => {
+                let lifetime = token.lifetime();
+                tracing::info!(target: crate::TARGET, event = "fetch_succeeded", %key, ?elapsed, ?lifetime, "fetched a token");
+            }
+            Err(error) => {
+                let error = in_one_line(error);
+                tracing::warn!(target: crate::TARGET, event = "fetch_failed", %key, ?elapsed, error, "fetching a token failed");
+            }
+        }
+        result
+    }
+
+    async fn try_once(&self) -> Result<AccessToken, Error> {
+        let Surroundings {
+            source,
+            limits,
+            clock,
+            ..
+        } = self.surroundings;
+        let asked_at = clock.now();
+        let fetch = AssertUnwindSafe(async { source.fetch(self.request.clone()).await });
+        match timeout(limits.one_try, fetch.catch_unwind()).await {
+            Ok(Ok(Ok(fetched))) => self.checked(AccessToken::stamped(fetched, asked_at)),
+            Ok(Ok(Err(error))) => Err(error),
+            Ok(Err(_panic)) => Err(Error::interrupted("the source panicked")),
+            Err(_elapsed) => Err(Error::timed_out(limits.one_try)),
+        }
+    }
+
+    fn checked(&self, token: AccessToken) -> Result<AccessToken, Error> {
+        if !token.is_plausible() {
+            let length = token.expose_secret().len();
+            return Err(Error::refused(format!(
+                "the source returned a token of {length} bytes: it must have 1 to {LONGEST_VALUE} bytes and not be blank"
+            )));
+        }
+        if token.expires_at() <= self.surroundings.clock.now() {
+            return Err(Error::transient(
+                "the source returned a token that has expired already: if this happens again, check the clock of this machine",
+            ));
+        }
+        Ok(token)
+    }
+}
+
+impl Debug for Fetch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetch")
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,204 @@
+//! How a store is asked: within a time limit, with a warning in place of an error, and not again just after it has failed.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, timeout};
+
+use super::TokenStore;
+use crate::in_hand::InHand;
+use crate::redact::{in_one_line, redact};
+use crate::{AccessToken, BoxError, FetchRequest, TokenKey};
+
+/// How long a store may take for one answer.
+pub(crate) const STORE_LIMIT: Duration = Duration::from_secs(2);
+
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The calls of one refresh to the store.
+pub(crate) struct StoreCalls<'a> {
+    pub(crate) store: &'a dyn TokenStore,
+    pub(crate) health: &'a StoreHealth,
+    pub(crate) key: &'a TokenKey,
+    /// A store may quote its tokens in an error.
+    pub(crate) in_hand: &'a InHand,
+    /// A store may quote its secret and the rejected token.
+    pub(crate) request: &'a FetchRequest,
+}
+
+impl StoreCalls<'_> {
+    /// What the store holds. `None` too if it fails, or has just failed and is not asked.
+    pub(crate) async fn get(&self) -> Option<AccessToken> {
+        let turn = self.health.turn(Instant::now());
+        if turn == Turn::Skip {
+            return None;
+        }
+        let getting = async { self.store.get(self.key).await };
+        self.ask("get", getting, turn, None).await.flatten()
+    }
+
+    /// Stores the token, even if the store has just failed, since no caller waits for this. Returns whether the store has it.
+    pub(crate) async fn put(&self, token: &AccessToken) -> bool {
+        let turn = self.health.turn(Instant::now());
+        let putting = async { self.store.put(self.key, token).await };
+        self.ask("put", putting, turn, Some(token)).await.is_some()
+    }
+
+    async fn ask<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, BoxError>>,
+        turn: Turn,
+        fetched: Option<&AccessToken>,
+    ) -> Option<T> {
+        let failure = match timeout(STORE_LIMIT, AssertUnwindSafe(answer).catch_unwind()).await {
+            Ok(Ok(Ok(answer))) => {
+                self.works();
+                return Some(answer);
+            }
+            Ok(Ok(Err(error))) => in_one_line(&*error),
+            Ok(Err(_panic)) => "it panicked".to_owned(),
+            Err(_elapsed) => format!("no answer within {STORE_LIMIT:?}"),
+        };
+        let is_first = self.health.failed(turn, Instant::now());
+        self.tell_failed(call, &failure, is_first, fetched);
+        None
+    }
+
+    /// Notes a failure of a call that was not made here.
+    pub(crate) fn fails(&self, call: &'static str, failure: &str, fetched: Option<&AccessToken>) {
+        let is_first = self.health.failed(Turn::Skip, Instant::now());
+        self.tell_failed(call, failure, is_first, fetched);
+    }
+
+    /// Notes that the store works.
+    pub(crate) fn works(&self) {
+        if self.health.works() {
+            let key = self.key;
+            tracing::info!(target: crate::TARGET, event = "store_recovered", %key, "the token store works again");
+        }
+    }
+
+    fn tell_failed(
+        &self,
+        call: &'static str,
+        failure: &str,
+        is_first: bool,
+        fetched: Option<&AccessToken>,
+    ) {
+        let key = self.key;
+        let tokens = self.in_hand.tokens();
+        let tokens = tokens.chain(self.request.rejected()).chain(fetched);
+        let secret = self.request.credentials().expose_secret();
+        let error = redact(
+            failure,
+            tokens.map(AccessToken::expose_secret).chain(secret),
+        );
+        if is_first {
+            tracing::warn!(target: crate::TARGET, event = "store_failed", %key, call, error, "the token store failed, continuing without it");
+        } else {
+            tracing::debug!(target: crate::TARGET, event = "store_still_failing", %key, call, error, "the token store still fails");
+        }
+    }
+}
+
+/// Whether the store works. After a failure it is not asked for 1 s, doubling to 30 s with each further failure.
+#[derive(Debug, Default)]
+pub(crate) struct StoreHealth(Mutex<Option<Failing>>);
+
+#[derive(Debug)]
+struct Failing {
+    pause: Duration,
+    ask_at: Instant,
+}
+
+/// What a caller who wants to ask the store is told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Turn {
+    /// The store works.
+    Ask,
+    /// The store has failed, and this call finds out whether it works again.
+    Probe,
+    Skip,
+}
+
+impl StoreHealth {
+    /// Whether the store may be asked now.
+    pub(crate) fn may_be_asked(&self, now: Instant) -> bool {
+        self.lock()
+            .as_ref()
+            .is_none_or(|failing| now >= failing.ask_at)
+    }
+
+    fn turn(&self, now: Instant) -> Turn {
+        match &mut *self.lock() {
+            None => Turn::Ask,
+            Some(failing) if now < failing.ask_at => Turn::Skip,
+            Some(failing) => {
+                // All others go on without the store while this call is under way.
+                failing.ask_at = now + STORE_LIMIT;
+                Turn::Probe
+            }
+        }
+    }
+
+    /// Returns whether this is the first failure since the store worked.
+    fn failed(&self, turn: Turn, now: Instant) -> bool {
+        let mut state = self.lock();
+        let pause = match &*state {
+            None => SHORTEST_PAUSE,
+            Some(failing) if turn == Turn::Probe => (failing.pause * 2).min(LONGEST_PAUSE),
+            Some(_) => return false,
+        };
+        let ask_at = now + pause;
+        state.replace(Failing { pause, ask_at }).is_none()
+    }
+
+    /// Returns whether it has failed before.
+    fn works(&self) -> bool {
+        self.lock().take().is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Failing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_fails_is_asked_by_one_caller_after_each_pause() {
+        let (health, mut now) = (StoreHealth::default(), Instant::now());
+        let crowd = [(); 3].map(|()| health.turn(now));
+        assert_eq!(crowd, [Turn::Ask; 3]);
+        let first = crowd.map(|turn| health.failed(turn, now));
+        assert_eq!(first, [true, false, false]);
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            let pause = Duration::from_secs(pause);
+            assert!(!health.may_be_asked(now + pause - Duration::from_millis(1)));
+            now += pause;
+            assert!(health.may_be_asked(now));
+            assert_eq!(health.turn(now), Turn::Probe);
+            assert_eq!(health.turn(now), Turn::Skip);
+            assert!(!health.failed(Turn::Skip, now));
+            assert!(!health.failed(Turn::Probe, now));
+        }
+        assert!(health.works());
+        assert!(!health.works());
+        assert_eq!(health.turn(now), Turn::Ask);
+    }
+
+    #[test]
+    fn a_probe_without_an_answer_is_followed_by_another() {
+        let (health, now) = (StoreHealth::default(), Instant::now());
+        health.failed(Turn::Ask, now);
+        let later = now + SHORTEST_PAUSE;
+        assert_eq!(health.turn(later), Turn::Probe);
+        assert_eq!(health.turn(later + STORE_LIMIT), Turn::Probe);
+    }
+}
