@@ -5,13 +5,21 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+/// How some servers begin a text in UTF-8.
+pub(crate) const BOM: &[u8] = "\u{feff}".as_bytes();
+
 /// The `errcode` at the top level of a JSON object, wherever it stands in it: an integer, or digits in a string. Those of
 /// nested objects say nothing of the call. Of several the last one counts.
 pub(crate) fn of_json(json: &[u8]) -> Option<i64> {
-    let mut json = serde_json::Deserializer::from_slice(json);
+    let mut json = serde_json::Deserializer::from_slice(without_bom(json));
     let answer = Answer::deserialize(&mut json).ok()?;
     json.end().ok()?;
     answer.errcode
+}
+
+/// The JSON without a byte order mark before it.
+pub(crate) fn without_bom(json: &[u8]) -> &[u8] {
+    json.strip_prefix(BOM).unwrap_or(json)
 }
 
 /// The number that these digits stand for, with or without a minus before them.
@@ -122,6 +130,7 @@ mod tests {
             r#" {"a":{"errcode":1},"errcode":"40014","b":[{"errcode":2}]} "#,
             r#"{"err\u0063ode":40014}"#,
             r#"{"errcode":0,"errcode":40014}"#,
+            "\u{feff}{\"errcode\":40014}",
         ] {
             assert_eq!(of_json(json.as_bytes()), Some(40014), "{json}");
         }

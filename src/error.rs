@@ -52,7 +52,7 @@ impl Error {
     /// The fetch failed, but another try may succeed: the connection was lost, for example.
     ///
     /// The manager retries up to 3 times within the [fetch limit](crate::TokenManagerBuilder::fetch_limit). If all tries fail, a cooldown of
-    /// 1 s starts. It doubles with each further failure, up to 30 s.
+    /// 1 s starts. It doubles with each further failure, up to 30 s. For a longer wait, use [`with_retry_after`](Self::with_retry_after).
     pub fn transient(cause: impl Into<BoxError>) -> Self {
         Self::caused(Reason::Transient, cause.into(), None)
     }
@@ -83,7 +83,9 @@ impl Error {
 
     /// Adds the time that the issuer asks callers to wait, as in the `Retry-After` header.
     ///
-    /// Callers get it from [`retry_after`](Self::retry_after). The manager does not use it yet.
+    /// Callers get it from [`retry_after`](Self::retry_after). After a transient failure the manager waits that long before the next try. If
+    /// that is longer than what is left of the [fetch limit](crate::TokenManagerBuilder::fetch_limit), the fetch fails at once, and the cooldown
+    /// lasts as long as the issuer asks for, at most 60 s.
     #[must_use]
     pub fn with_retry_after(mut self, time: Duration) -> Self {
         Arc::make_mut(&mut self.0).retry_after = Some(time);

@@ -76,7 +76,7 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 /// - **A failing source gets a cooldown.** The manager retries a transient failure up to 3 times within the
 ///   [fetch limit](TokenManagerBuilder::fetch_limit). After a failed fetch, callers without a token get the same error immediately until the
 ///   cooldown ends. It lasts 1 s after a transient failure, a panic or a lost refresh, doubling to 30 s, and 10 s after a refusal, doubling
-///   to 5 min. A cooldown that started while there was a token ends 1 s later at the latest once that token has expired or is rejected. After
+///   to 5 min. If the issuer asks for a longer wait with `Retry-After`, it lasts that long, at most 60 s. A cooldown that started while there was a token ends 1 s later at the latest once that token has expired or is rejected. After
 ///   errcode 45009, no key of the manager is fetched for 60 s, doubling to 10 min.
 /// - **An API that rejects every token causes no flood, and a real revocation heals at once.** If the API rejects the new token too, on the
 ///   same path, the refresh was futile. The manager then holds back the next one for that path: for 2 s, doubling to 5 min. Futile
@@ -86,7 +86,9 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 /// - **A store is asked for a newer token first**, even during a cooldown or when a refresh is held back. A token that is older than the last
 ///   local copy is ignored. After a rejection, the manager waits for up to 100 ms before it asks a store that you have set, at random, so that
 ///   several managers over one store don't fetch at the same time.
-/// - **A store that fails costs a warning**, not a request.
+/// - **A store that fails or hangs costs a warning**, not a request. Callers get a fetched token before the store has it. The next refresh for
+///   the same key waits for that, at most 2 s. A caller with a good local copy waits at most 50 ms for the store. Without one, a caller waits
+///   at most 2 s. After a failure the manager does not ask the store for 1 s, doubling to 30 s. It still writes fetched tokens.
 /// - **Memory for an app is given back** within 10 minutes of its last use, as soon as the manager is used again. An app is kept for longer
 ///   if its token is not in the store, and as long as a cooldown, a budget or a rejected value has to be remembered.
 ///

@@ -1,5 +1,6 @@
 //! Where new tokens come from.
 
+mod answer;
 mod audience;
 mod gettoken;
 mod request;

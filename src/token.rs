@@ -95,7 +95,7 @@ impl AccessToken {
     /// Whether the value can be a token: it is not blank, and not too long.
     pub(crate) fn is_plausible(&self) -> bool {
         let value = self.expose_secret();
-        value.len() <= LONGEST_VALUE && !value.trim().is_empty()
+        value.len() <= LONGEST_VALUE && !is_blank(value)
     }
 
     /// Whether both may be the same token: a store may round times to whole seconds.
@@ -221,6 +221,11 @@ impl Debug for FetchedToken {
             .field("expires_in", &self.expires_in)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a value has nothing that can be seen.
+pub(crate) fn is_blank(value: &str) -> bool {
+    value.chars().all(|c| c.is_whitespace() || c == '\u{feff}')
 }
 
 fn unix_millis(time: SystemTime) -> u64 {

@@ -53,7 +53,8 @@ impl TokenManagerBuilder {
 
     /// How long the manager uses a local copy before it asks the store for a newer token. Default: until the token needs a refresh.
     ///
-    /// Set it if another process may replace tokens in the store. With zero, each request asks the store.
+    /// Set it if another process may replace tokens in the store. With zero, each request asks the store. A request waits at most 50 ms for the
+    /// answer, and then uses the local copy.
     pub fn local_copy(mut self, limit: Duration) -> Self {
         self.settings.local_copy = Some(limit);
         self
@@ -61,8 +62,8 @@ impl TokenManagerBuilder {
 
     /// How long one fetch may take, retries included. Default: 8 s, at most 1 hour. One try takes at most 5 s of it.
     ///
-    /// A whole refresh takes up to 2 s more, because it asks the store first. A waiting caller takes a refresh for lost 1 s after that, and
-    /// starts another one. With `RedisStore`, processes wait for each other, so a refresh takes up to four times the limit and 8 s.
+    /// A whole refresh takes up to 2 s more, because it asks the store first, and another 2 s if the store is still writing the last token. A
+    /// waiting caller takes a refresh for lost 1 s after that, and starts another one. With `RedisStore`, processes wait for each other, so a refresh takes up to four times the limit and 8 s.
     pub fn fetch_limit(mut self, limit: Duration) -> Self {
         self.settings.limits = Limits::of(limit.min(LONGEST_FETCH));
         self

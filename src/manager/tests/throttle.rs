@@ -231,3 +231,46 @@ fn refreshes_that_are_lost_with_their_runtimes_are_throttled() {
     let fetches = world.issuer.fetch_count() - 1;
     assert!(fetches <= 2 + 2 * seconds, "{fetches} in {seconds} s");
 }
+
+/// A source that is busy and says for how long.
+fn busy(secs: u64) -> Behaviour {
+    let time = Duration::from_secs(secs);
+    Behaviour::Fail(Error::transient("busy").with_retry_after(time))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_try_comes_when_the_issuer_has_asked_for_it() {
+    let world = World::new();
+    for secs in [3, 4] {
+        world.issuer.next(busy(secs));
+    }
+    let began = Instant::now();
+    assert!(world.manager().token(&app()).await.is_ok());
+    assert_eq!(began.elapsed(), Duration::from_secs(3 + 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_asks_for_more_than_the_fetch_limit_is_left_alone_for_that_time() {
+    for (asked, cooldown) in [(8, 8), (20, 20), (60, 60), (3600, 60)] {
+        let world = World::new();
+        world.issuer.next(busy(asked));
+        let (manager, app, began) = (world.manager(), app(), Instant::now());
+        while manager.token(&app).await.is_err() {
+            advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(began.elapsed(), Duration::from_secs(cooldown), "{asked}");
+        assert_eq!(world.issuer.fetch_count(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_the_issuer_asks_for_ends_soon_without_a_token() {
+    let world = World::new();
+    world.issuer.lives(Duration::from_secs(200));
+    let client = world.client(&world.manager());
+    assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    advance(Duration::from_secs(190)).await;
+    world.issuer.next(busy(60));
+    let bad = traffic(&client, "user/get", Duration::from_secs(30)).await;
+    assert!(bad.is_empty(), "{bad:?}");
+}
