@@ -2,6 +2,7 @@
 
 mod cause;
 mod kind;
+mod without_token;
 
 use std::error::Error as StdError;
 use std::fmt::{self, Debug, Display};
@@ -10,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::cause::Cause;
-pub(crate) use self::cause::Said;
+use self::cause::Said;
 pub use self::kind::ErrorKind;
 use self::kind::Reason;
+pub(crate) use self::without_token::without_token;
 use crate::redact;
 
 /// The error type of stores, and of whatever causes an [`Error`].

@@ -18,6 +18,7 @@ mod resumed;
 mod scope;
 mod source;
 mod store;
+mod time_left;
 mod token;
 
 /// The target of all events and spans.

@@ -4,23 +4,21 @@ mod builder;
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
-use std::time::Duration;
 
-use futures_util::future::{Either, FutureExt, ready};
+use futures_util::future::ready;
 use http::Extensions;
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
-use tokio::time::{Instant, timeout};
 use tower_http::follow_redirect::RequestUri;
 
 pub use self::builder::AccessTokenMiddlewareBuilder;
 use self::builder::CredentialsFor;
-use crate::error::Said;
+use crate::error::without_token;
 use crate::manager::{Served, Tenant};
-use crate::redact;
 use crate::replay::Replay;
 use crate::reply::Reply;
 use crate::scope::{self, Scope};
+use crate::time_left::TimeLeft;
 use crate::{
     AccessToken, Credentials, Error, ErrorKind, GetToken, RejectionScope, TokenManager, TokenStore,
 };
@@ -125,7 +123,40 @@ impl AccessTokenMiddleware {
     pub fn builder(manager: TokenManager) -> AccessTokenMiddlewareBuilder {
         AccessTokenMiddlewareBuilder::new(manager)
     }
+}
 
+// Written by hand, so that a request to another host needs no allocation, and one with a local copy needs no future that waits.
+impl Middleware for AccessTokenMiddleware {
+    fn handle<'a, 'b, 'c, 'd>(
+        &'a self,
+        request: Request,
+        extensions: &'b mut Extensions,
+        next: Next<'c>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = reqwest_middleware::Result<Response>> + Send + 'd>>
+    where
+        'a: 'd,
+        'b: 'd,
+        'c: 'd,
+        Self: 'd,
+    {
+        if !self.scope.takes_token(request.url(), extensions) {
+            return next.run(request, extensions);
+        }
+        let Some(tenant) = self.tenant(&request, extensions) else {
+            return Box::pin(ready(Err(Error::no_credentials().into())));
+        };
+        let request = Box::new(request);
+        match self.manager.serve(&tenant) {
+            Ok(Served::Token(token)) => {
+                let time = TimeLeft::of(&request);
+                Box::pin(self.send_with_token(request, (tenant, token), time, extensions, next))
+            }
+            served => Box::pin(self.wait_for_token(request, (tenant, served), extensions, next)),
+        }
+    }
+}
+
+impl AccessTokenMiddleware {
     async fn wait_for_token(
         &self,
         request: Box<Request>,
@@ -187,7 +218,7 @@ impl AccessTokenMiddleware {
             tracing::warn!(target: crate::TARGET, event = "request_not_sent_again", %key, path, errcode, "there is a new token, but the body is longer than the replay limit");
             return Ok(first.into_response(url));
         };
-        drop(first);
+        first.drain().await;
 
         tracing::debug!(target: crate::TARGET, event = "request_sent_again", %key, path, errcode, "the API rejected the token, sending the request with a new one");
         let second = self
@@ -234,7 +265,7 @@ impl AccessTokenMiddleware {
         token: &AccessToken,
         url: &Url,
     ) -> reqwest_middleware::Result<Reply> {
-        let mut response = sent.map_err(|error| error_without_token(error, token, url))?;
+        let mut response = sent.map_err(|error| without_token(error, token, url))?;
         // `reqwest` leaves the URL here too.
         response.extensions_mut().remove::<RequestUri>();
         let moved = scope::moved(response.url(), url, token);
@@ -270,90 +301,6 @@ impl AccessTokenMiddleware {
             return Some(Cow::Owned(self.manager.tenant(&credentials)));
         }
         self.default.as_ref().map(Cow::Borrowed)
-    }
-}
-
-// Written by hand, so that a request to another host needs no allocation, and one with a local copy needs no future that waits.
-impl Middleware for AccessTokenMiddleware {
-    fn handle<'a, 'b, 'c, 'd>(
-        &'a self,
-        request: Request,
-        extensions: &'b mut Extensions,
-        next: Next<'c>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = reqwest_middleware::Result<Response>> + Send + 'd>>
-    where
-        'a: 'd,
-        'b: 'd,
-        'c: 'd,
-        Self: 'd,
-    {
-        if !self.scope.takes_token(request.url(), extensions) {
-            return next.run(request, extensions);
-        }
-        let Some(tenant) = self.tenant(&request, extensions) else {
-            return Box::pin(ready(Err(Error::no_credentials().into())));
-        };
-        let request = Box::new(request);
-        match self.manager.serve(&tenant) {
-            Ok(Served::Token(token)) => {
-                let time = TimeLeft::of(&request);
-                Box::pin(self.send_with_token(request, (tenant, token), time, extensions, next))
-            }
-            served => Box::pin(self.wait_for_token(request, (tenant, served), extensions, next)),
-        }
-    }
-}
-
-fn error_without_token(
-    mut error: reqwest_middleware::Error,
-    token: &AccessToken,
-    asked: &Url,
-) -> reqwest_middleware::Error {
-    if let Some(url) = error.url_mut() {
-        scope::take_off(url, token, asked);
-    }
-    // The URL of a layer's own error cannot be reached.
-    if redact::shows(&redact::all_that_is_said(&error), token.expose_secret()) {
-        let said = Said::by(&error, &[], Some(token.expose_secret()));
-        return reqwest_middleware::Error::middleware(said);
-    }
-    error
-}
-
-/// What is left of a request's own time limit.
-struct TimeLeft {
-    limit: Option<(Duration, Instant)>,
-}
-
-impl TimeLeft {
-    fn of(request: &Request) -> Self {
-        let limit = request.timeout().copied();
-        Self {
-            limit: limit.map(|limit| (limit, Instant::now())),
-        }
-    }
-
-    fn bounds<T>(
-        &self,
-        work: impl Future<Output = Result<T, Error>>,
-    ) -> impl Future<Output = Result<T, Error>> {
-        match self.limit {
-            None => Either::Left(work),
-            Some((limit, began)) => {
-                let work = timeout(limit.saturating_sub(began.elapsed()), work);
-                Either::Right(
-                    work.map(move |done| {
-                        done.unwrap_or_else(|_elapsed| Err(Error::timed_out(limit)))
-                    }),
-                )
-            }
-        }
-    }
-
-    fn limit(&self, request: &mut Request) {
-        if let Some((limit, began)) = self.limit {
-            *request.timeout_mut() = Some(limit.saturating_sub(began.elapsed()));
-        }
     }
 }
 

@@ -1,17 +1,27 @@
 //! Reading the errcode of a response, and handing the response on whole.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use reqwest::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use reqwest::{Body, Response, ResponseBuilderExt, Url};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::errcode;
+use crate::errcode::{self, BOM};
 use crate::resumed::{ReadFrame, Resumed};
 
 /// The longest body that is looked into, in bytes. The errors of the API are far shorter.
 const LONGEST_ANSWER: usize = 16 * 1024;
+
+/// A body is handed on, decided or not, after so much silence, and after so much time in all.
+const LONGEST_SILENCE: Duration = Duration::from_secs(1);
+const LONGEST_LOOK: Duration = Duration::from_secs(3);
+
+/// How long the rest of a rejection is waited for.
+const LONGEST_DRAIN: Duration = Duration::from_millis(100);
 
 static ERROR_CODE: HeaderName = HeaderName::from_static("error-code");
 
@@ -57,6 +67,21 @@ impl Reply {
         self.is_of_api && (self.errcode.is_some() || self.response.status().is_success())
     }
 
+    /// Reads the rest if it is short and comes soon, so that the connection can be used again.
+    pub(crate) async fn drain(self) {
+        let mut body = self.response.into_body();
+        let reading = async {
+            let mut length = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                length += frame.data_ref().map_or(0, |data| data.len());
+                if length > LONGEST_ANSWER {
+                    break;
+                }
+            }
+        };
+        let _in_time = timeout(LONGEST_DRAIN, reading).await;
+    }
+
     /// The response as it came, but for its URL: that which the request was sent to, unless a redirect has led elsewhere.
     pub(crate) fn into_response(self, sent_to: Url) -> Response {
         let url = self.moved.map_or(sent_to, |moved| *moved);
@@ -77,8 +102,22 @@ impl Reply {
 async fn errcode_in(body: &mut Body) -> Option<i64> {
     let whole = body.size_hint();
     let mut start = Start::default();
+    let mut deadline = None;
     while start.may_be_short_object() {
-        match body.frame().await {
+        // Most bodies are there at once and need no timer.
+        let ready = body.frame().now_or_never();
+        let frame = match ready {
+            Some(frame) => frame,
+            None => {
+                let now = Instant::now();
+                let deadline = *deadline.get_or_insert(now + LONGEST_LOOK);
+                match timeout_at(deadline.min(now + LONGEST_SILENCE), body.frame()).await {
+                    Ok(frame) => frame,
+                    Err(_elapsed) => break,
+                }
+            }
+        };
+        match frame {
             Some(frame) => start.push(frame),
             None => start.is_all = true,
         }
@@ -104,17 +143,28 @@ fn may_hold_errcode(response: &http::Response<Body>) -> bool {
 }
 
 fn may_be_json(headers: &HeaderMap) -> bool {
-    if headers.contains_key(CONTENT_DISPOSITION) || headers.contains_key(CONTENT_ENCODING) {
+    if headers.contains_key(CONTENT_DISPOSITION) || is_encoded(headers) {
         return false;
     }
     let Some(content_type) = headers.get(CONTENT_TYPE) else {
         return true;
     };
     let content_type = content_type.as_bytes();
-    let essence = content_type.split(|&byte| byte == b';').next();
+    // Some gateways send it twice, joined by a comma.
+    let essence = content_type.split(|byte| b";,".contains(byte)).next();
     let essence = essence.unwrap_or_default().trim_ascii();
     let is_text = |kind: &[u8]| kind.eq_ignore_ascii_case(b"text/");
     essence.eq_ignore_ascii_case(b"application/json") || essence.get(..5).is_some_and(is_text)
+}
+
+/// Whether the body is compressed: `reqwest` takes this header off when it decodes the body itself.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    let mut codings = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    codings.any(|coding| {
+        let coding = coding.trim_ascii();
+        !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
+    })
 }
 
 /// What has been read of a body.
@@ -122,6 +172,8 @@ fn may_be_json(headers: &HeaderMap) -> bool {
 struct Start {
     frames: VecDeque<ReadFrame>,
     length: usize,
+    /// How many bytes came before the object.
+    before_object: usize,
     has_begun_object: bool,
     cannot_be_object: bool,
     is_all: bool,
@@ -133,9 +185,7 @@ impl Start {
             Ok(Some(data)) => {
                 self.length += data.len();
                 if !self.has_begun_object {
-                    let first = data.iter().find(|byte| !byte.is_ascii_whitespace());
-                    self.has_begun_object = first == Some(&b'{');
-                    self.cannot_be_object = first.is_some_and(|&byte| byte != b'{');
+                    self.look_for_object(data);
                 }
             }
             Ok(None) => {}
@@ -144,8 +194,21 @@ impl Start {
         self.frames.push_back(frame);
     }
 
+    fn look_for_object(&mut self, data: &[u8]) {
+        for byte in data {
+            let is_bom = BOM.get(self.before_object) == Some(byte);
+            if !is_bom && !byte.is_ascii_whitespace() {
+                self.has_begun_object = *byte == b'{';
+                self.cannot_be_object = *byte != b'{';
+                break;
+            }
+            self.before_object += 1;
+        }
+    }
+
     fn may_be_short_object(&self) -> bool {
-        !self.is_all && !self.cannot_be_object && self.length <= LONGEST_ANSWER
+        let is_short = self.length <= LONGEST_ANSWER && self.frames.len() <= LONGEST_ANSWER;
+        !self.is_all && !self.cannot_be_object && is_short
     }
 
     fn errcode(&self) -> Option<i64> {

@@ -259,7 +259,10 @@ mod table {
         ("blanks after", &[JSON], b"{\"errcode\":40014} \t\r\n", Retried),
         ("blanks between", &[JSON], b"{ \"errcode\"\n:\t40014 }", Retried),
         ("a blank that is none of JSON's", &[JSON], b"\x0c{\"errcode\":40014}", HandedOn),
-        ("a byte order mark", &[JSON], b"\xef\xbb\xbf{\"errcode\":40014}", HandedOn),
+        ("a byte order mark", &[JSON], b"\xef\xbb\xbf{\"errcode\":40014}", Retried),
+        ("a byte order mark and blanks", &[JSON], b"\xef\xbb\xbf \n{\"errcode\":40014}", Retried),
+        ("a byte order mark after a blank", &[JSON], b" \xef\xbb\xbf{\"errcode\":40014}", HandedOn),
+        ("half a byte order mark", &[JSON], b"\xef\xbb{\"errcode\":40014}", HandedOn),
         ("UTF-16", &[JSON], b"{\0\"\0e\0r\0r\0c\0o\0d\0e\0\"\0:\x004\x000\x000\x001\x004\0}\0", HandedOn),
         ("text after", &[JSON], br#"{"errcode":40014} x"#, HandedOn),
         ("another object after", &[JSON], br#"{"errcode":40014}{"errcode":0}"#, HandedOn),
@@ -295,7 +298,16 @@ mod table {
         ("an image", &[("content-type", "image/jpeg")], BAD, HandedOn),
         ("no text but `texture`", &[("content-type", "texture/plain")], BAD, HandedOn),
         ("a file", &[JSON, ("content-disposition", "attachment; filename=\"张三.json\"")], BAD, HandedOn),
+        ("JSON twice", &[("content-type", "application/json, application/json")], BAD, Retried),
+        ("JSON twice with parameters", &[("content-type", "application/json;charset=UTF-8,application/json")], BAD, Retried),
+        ("JSON in two headers", &[JSON, JSON], BAD, Retried),
+        ("an image and JSON", &[("content-type", "image/png, application/json")], BAD, HandedOn),
         ("compressed", &[JSON, ("content-encoding", "gzip")], BAD, HandedOn),
+        ("compressed twice", &[JSON, ("content-encoding", "identity, gzip")], BAD, HandedOn),
+        ("compressed, in a second header", &[JSON, ("content-encoding", "identity"), ("content-encoding", "br")], BAD, HandedOn),
+        ("not compressed", &[JSON, ("content-encoding", "identity")], BAD, Retried),
+        ("not compressed, in odd case", &[JSON, ("content-encoding", " Identity ")], BAD, Retried),
+        ("an empty coding", &[JSON, ("content-encoding", "")], BAD, Retried),
 
         // What its header says.
         ("header and body", &[JSON, ("error-code", "40014")], BAD, Retried),
@@ -388,12 +400,15 @@ mod any_answer {
         {
             return Some(code);
         }
-        if headers.contains_key("content-disposition") || headers.contains_key("content-encoding") {
+        let coding = headers.get("content-encoding");
+        let is_encoded = coding.is_some_and(|it| it != "identity");
+        if headers.contains_key("content-disposition") || is_encoded {
             return None;
         }
         let kind = headers.get("content-type").map(|it| it.to_str().unwrap());
         let may_be_json = kind.is_none_or(|kind| {
-            let kind = kind.split(';').next().unwrap().trim().to_lowercase();
+            let kind = kind.split([';', ',']).next().unwrap();
+            let kind = kind.trim().to_lowercase();
             kind == "application/json" || kind.starts_with("text/")
         });
         let body = canned.chunks.concat();

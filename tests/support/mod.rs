@@ -25,7 +25,10 @@ mod serve;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -70,6 +73,7 @@ struct Shared {
     script: Mutex<Script>,
     shelf: Mutex<Shelf>,
     log: watch::Sender<Log>,
+    connections: AtomicUsize,
     gettoken_latency: Mutex<Duration>,
     gettoken_gateway: Gateway,
     api_gateway: Gateway,
@@ -293,6 +297,11 @@ impl Qyapi {
     fn count_if(&self, condition: impl Fn(&Received) -> bool) -> usize {
         let log = self.shared.log.borrow();
         log.received().iter().filter(|it| condition(it)).count()
+    }
+
+    /// How many connections it has accepted.
+    pub fn connection_count(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// All requests, in the order in which they came.

@@ -1,6 +1,6 @@
 //! Serving: the port, its connections, TLS.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use hyper::service::service_fn;
 use hyper_util::{
@@ -51,6 +51,7 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, qyapi
     let mut connections = JoinSet::new();
     loop {
         if let Ok((stream, _)) = listener.accept().await {
+            qyapi.connections.fetch_add(1, Ordering::Relaxed);
             connections.spawn(connection(stream, tls.clone(), qyapi.clone()));
         }
         while connections.try_join_next().is_some() {}
