@@ -45,7 +45,7 @@ use crate::{
 /// It appends the token to the query of each request to the API below the base URL of the source's [`Audience`](crate::Audience). The rest of
 /// the URL stays byte for byte the same. It sends these requests unchanged:
 ///
-/// - requests to any other URL
+/// - requests to any other URL, also to the API over `http` if the base URL says `https`
 /// - requests to paths that take another credential, such as `gettoken`, `service/…`, `webhook/…` and `license/…`
 /// - requests with a credential in the query: `key`, `response_code`, or a name that ends in `access_token`
 /// - requests whose path has an encoded `..` segment
@@ -57,8 +57,56 @@ use crate::{
 /// The middleware reads the errcode from the header `Error-Code`. Without that header, it looks into JSON and text bodies of at most 16 KiB.
 /// It streams all other bodies to you. The body you get is always complete, and [`url`](Response::url) has no token.
 ///
+/// It stops looking when a body is silent for 1 s or takes longer than 3 s, so you get the headers by then. It does not see a rejection that
+/// comes more slowly. It does not see one in a compressed body either, so if you send `Accept-Encoding` yourself, let `reqwest` decode the
+/// answer: enable its feature `gzip`.
+///
 /// The second request has the same method, URL, version, headers, body and timeout. If you created the request from an [`http::Request`],
 /// only the first one has its extensions.
+///
+/// # Beside a layer that retries
+///
+/// Add the retry layer first. Two things to know about `reqwest-retry`:
+///
+/// Its default strategy never retries an error of another middleware. To retry transient failures to get a token, use a strategy like this
+/// one. Let its policy wait at least 1 s, since each try during a cooldown gets the same error.
+///
+/// ```
+/// use std::time::Duration;
+/// use reqwest_retry::{DefaultRetryableStrategy, Retryable, RetryableStrategy};
+/// use reqwest_wecom::Error;
+///
+/// struct RetryTokens;
+///
+/// impl RetryableStrategy for RetryTokens {
+///     fn handle(&self, result: &reqwest_middleware::Result<reqwest::Response>) -> Option<Retryable> {
+///         let Some(error) = result.as_ref().err().and_then(|error| Error::find(error)) else {
+///             return DefaultRetryableStrategy.handle(result);
+///         };
+///         let is_soon = error.retry_after().is_none_or(|wait| wait <= Duration::from_secs(5));
+///         let retry = error.is_transient() && is_soon;
+///         Some(if retry { Retryable::Transient } else { Retryable::Fatal })
+///     }
+/// }
+/// ```
+///
+/// It refuses streamed bodies and multipart forms, because it can't clone them. Send these through a second client without the retry layer.
+/// Clones of one middleware share the manager, and so the token:
+///
+/// ```
+/// # use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
+/// # use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
+/// # use reqwest_wecom::AccessTokenMiddleware;
+/// fn clients(http: reqwest::Client, tokens: AccessTokenMiddleware) -> (ClientWithMiddleware, ClientWithMiddleware) {
+///     let policy = ExponentialBackoff::builder().build_with_max_retries(3);
+///     let calls = ClientBuilder::new(http.clone())
+///         .with(RetryTransientMiddleware::new_with_policy(policy))
+///         .with(tokens.clone())
+///         .build();
+///     let uploads = ClientBuilder::new(http).with(tokens).build();
+///     (calls, uploads)
+/// }
+/// ```
 ///
 /// # Which app
 ///
@@ -82,7 +130,8 @@ use crate::{
 ///
 /// # Panics
 ///
-/// A request panics if it has to wait for a token on a tokio runtime that was built without `enable_time`.
+/// A request panics if it has to wait for a token, or for the body of an answer without `Error-Code`, on a tokio runtime that was built without
+/// `enable_time`.
 ///
 /// # Cancel safety
 ///

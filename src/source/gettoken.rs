@@ -40,7 +40,11 @@ impl GetToken {
 
     /// Sets the base URL of a private deployment or a gateway: everything before `/cgi-bin/`. Default: `https://qyapi.weixin.qq.com/`.
     ///
-    /// It decides where `gettoken` is called and which requests get the token.
+    /// It decides where `gettoken` is called and which requests get the token. The scheme counts too: requests over `http` get no token if the
+    /// base URL says `https`, and cause the event `scheme_is_http`.
+    ///
+    /// Give the URL that the server itself uses, scheme and host included. If the server redirects to another one, `reqwest` follows, but turns
+    /// a POST that is answered 301, 302 or 303 into a GET without a body.
     ///
     /// ```
     /// # use reqwest_wecom::GetToken;
