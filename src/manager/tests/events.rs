@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 use std::io::Write;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -325,8 +327,8 @@ impl tracing::Subscriber for &'static Asking {
 
 #[test]
 fn a_subscriber_may_call_the_manager_within_any_event() {
-    let (done, is_done) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    let (done, is_done) = channel();
+    let calling = std::thread::spawn(move || {
         static ASKING: Asking = Asking(OnceLock::new());
         let _asking = tracing::subscriber::set_default(&ASKING);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -363,6 +365,9 @@ fn a_subscriber_may_call_the_manager_within_any_event() {
         });
         done.send(()).unwrap();
     });
-    let ended = is_done.recv_timeout(Duration::from_secs(60));
-    assert!(ended.is_ok(), "it hangs, or has panicked");
+    match is_done.recv_timeout(Duration::from_secs(60)) {
+        Ok(()) => {}
+        Err(RecvTimeoutError::Timeout) => panic!("deadlock"),
+        Err(RecvTimeoutError::Disconnected) => resume_unwind(calling.join().unwrap_err()),
+    }
 }

@@ -1,12 +1,14 @@
 //! A token is used until it expires, and refreshed shortly before.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, advance, sleep};
 
 use super::world::{Behaviour, LIFETIME, Repeat, World, app, call, fails_as, traffic};
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, FetchRequest, FetchedToken, TokenSource};
 
 const AHEAD: Duration = Duration::from_secs(5 * 60);
 
@@ -160,19 +162,81 @@ async fn an_issuer_that_repeats_its_token_with_the_whole_seconds_left_costs_no_r
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_repeated_in_its_last_minutes_is_fetched_at_most_twice_until_it_expires() {
-    for repeat in [Repeat::SameTokenShorter, Repeat::SameToken] {
+    for repeat in [
+        Repeat::SameTokenShorter,
+        Repeat::SameToken,
+        Repeat::SameTokenExtended,
+    ] {
         let world = World::new();
         world.issuer.repeats(repeat);
         let manager = world.manager();
         manager.token(&app()).await.unwrap();
         advance(LIFETIME - AHEAD).await;
         let before = world.issuer.fetch_count();
-        for _ in 0..2900 {
+        for _ in 0..2999 {
             manager.token(&app()).await.unwrap();
             sleep(Duration::from_millis(100)).await;
         }
         let fetches = world.issuer.fetch_count() - before;
         assert!((1..=2).contains(&fetches), "{fetches} for {repeat:?}");
+    }
+}
+
+/// A token server that returns one value until that expires, and rounds the lifetime that is left up to whole steps.
+struct Rounding {
+    began: Instant,
+    step: u128,
+    fetches: AtomicUsize,
+}
+
+#[crate::async_trait]
+impl TokenSource for Rounding {
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+        let (age, lifetime) = (self.began.elapsed().as_millis(), LIFETIME.as_millis());
+        let left = (lifetime - age % lifetime).div_ceil(self.step) * self.step;
+        let left = Duration::from_millis(u64::try_from(left).unwrap());
+        Ok(FetchedToken::new((age / lifetime).to_string(), left))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_whose_repeated_lifetime_is_rounded_up_is_fetched_at_most_twice_until_it_expires() {
+    for secs in [1, 10, 11, 15, 30, 60, 100, 300] {
+        let world = World::new();
+        let source = Arc::new(Rounding {
+            began: Instant::now(),
+            step: secs * 1000,
+            fetches: AtomicUsize::new(0),
+        });
+        let manager = world.manager_of(source.clone());
+        manager.token(&app()).await.unwrap();
+        advance(LIFETIME - AHEAD).await;
+        for _ in 0..2999 {
+            manager.token(&app()).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+        }
+        let fetches = source.fetches.load(Ordering::Relaxed) - 1;
+        assert!(
+            (1..=2).contains(&fetches),
+            "{fetches} with steps of {secs} s"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_again_and_again_does_not_make_a_repeated_token_a_new_one() {
+    let world = World::new();
+    world.issuer.repeats(Repeat::SameTokenExtended);
+    world.issuer.lives(Duration::from_secs(100));
+    let manager = world.manager();
+    manager.token(&app()).await.unwrap();
+    for n in 0..20 {
+        advance(Duration::from_secs(95)).await;
+        manager.token(&app()).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.issuer.fetch_count(), 2, "set back {n} times");
+        world.clock.jump(-95);
     }
 }
 

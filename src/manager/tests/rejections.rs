@@ -3,11 +3,15 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep};
 
 use super::world::{Behaviour, LIFETIME, Repeat, World, app, call, errcode_of, fails_as, traffic};
-use crate::{Error, ErrorKind, FetchRequest, FetchedToken, RejectionScope, TokenSource};
+use crate::{
+    AccessToken, Error, ErrorKind, FetchRequest, FetchedToken, RejectionScope, TokenManager,
+    TokenSource,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const REQUESTS: u32 = 20_000;
@@ -325,30 +329,60 @@ async fn many_real_revocations_are_each_healed_by_one_fetch() {
 
 #[tokio::test(start_paused = true)]
 async fn a_value_that_was_fetched_twice_and_is_rejected_then_costs_one_fetch() {
-    let world = World::new();
-    world.issuer.repeats(Repeat::SameTokenExtended);
-    let manager = world.manager();
-    let first = manager.token(&app()).await.unwrap();
-    advance(LIFETIME - Duration::from_secs(60)).await;
-    manager.token(&app()).await.unwrap();
-    sleep(Duration::from_millis(1)).await;
-    let second = manager.token(&app()).await.unwrap();
-    assert_eq!(first.expose_secret(), second.expose_secret());
-    assert_ne!(first, second);
+    for set_back in [0, 1, 10, 3600] {
+        let world = World::new();
+        world.issuer.repeats(Repeat::SameTokenExtended);
+        let manager = world.manager();
+        let first = manager.token(&app()).await.unwrap();
+        advance(LIFETIME - Duration::from_secs(60)).await;
+        manager.token(&app()).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+        let second = manager.token(&app()).await.unwrap();
+        assert_eq!(first.expose_secret(), second.expose_secret());
+        assert_ne!(first, second);
 
-    world.issuer.end(&app(), 40014);
-    let tenant = manager.tenant(&app());
-    let third = manager
-        .refresh_rejected_on(&tenant, &first, "user/get")
-        .await;
-    assert_ne!(third.unwrap().expose_secret(), first.expose_secret());
-    assert_eq!(world.issuer.fetch_count(), 3);
-    // And the rejection of the second is late.
-    let same = manager
-        .refresh_rejected_on(&tenant, &second, "user/get")
-        .await;
-    assert!(same.is_ok());
-    assert_eq!(world.issuer.fetch_count(), 3);
+        world.clock.jump(-set_back);
+        world.issuer.end(&app(), 40014);
+        let tenant = manager.tenant(&app());
+        let third = manager
+            .refresh_rejected_on(&tenant, &first, "user/get")
+            .await;
+        assert_ne!(
+            third.unwrap().expose_secret(),
+            first.expose_secret(),
+            "set back by {set_back} s"
+        );
+        assert_eq!(world.issuer.fetch_count(), 3);
+        // And the rejection of the second is late.
+        let same = manager
+            .refresh_rejected_on(&tenant, &second, "user/get")
+            .await;
+        assert!(same.is_ok());
+        assert_eq!(world.issuer.fetch_count(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_while_a_value_is_fetched_again_costs_one_fetch_and_no_request() {
+    for after in [1, 5, 30, 70] {
+        let world = World::new();
+        world.issuer.repeats(Repeat::SameTokenExtended);
+        world.issuer.answers_after(Duration::from_millis(50));
+        let client = world.client(&world.manager());
+        assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+        advance(LIFETIME - Duration::from_secs(60)).await;
+        // The first of these calls starts a refresh ahead, which repeats the value.
+        let calls = || join_all((0..20).map(|_| call(&client, "user/get")));
+        let (mut answers, ()) = tokio::join!(calls(), async {
+            sleep(Duration::from_millis(after)).await;
+            world.issuer.end(&app(), 40014);
+        });
+        answers.extend(calls().await);
+        let all_good = answers.iter().all(|it| matches!(it, Ok(0)));
+        assert!(all_good, "revoked after {after} ms: {answers:?}");
+        let fetches = world.issuer.fetch_count();
+        assert_eq!(fetches, 3, "revoked after {after} ms");
+    }
 }
 
 /// Returns these values one after the other, then fails.
@@ -363,18 +397,107 @@ impl TokenSource for Values {
     }
 }
 
+/// Lets the value `a` be replaced by `b`. Returns the manager, whose source gives `a` once more and then fails, and `b`.
+async fn a_replaced_by_b(world: &World) -> (TokenManager, AccessToken) {
+    let manager = world.manager_of(Values(Mutex::new(vec!["a", "b", "a"])));
+    let first = manager.token(&app()).await.unwrap();
+    assert_eq!(first.expose_secret(), "a");
+    let second = manager.refresh_rejected(&app(), "a").await.unwrap();
+    assert_eq!(second.expose_secret(), "b");
+    (manager, second)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_late_rejection_of_another_value_costs_a_value_that_came_back_nothing() {
-    let world = World::new();
-    let manager = world.manager_of(Values(Mutex::new(vec!["a", "b", "a"])));
-    let app = app();
-    assert_eq!(manager.token(&app).await.unwrap().expose_secret(), "a");
-    for (rejected, next) in [("a", "b"), ("b", "a"), ("b", "a"), ("b", "a")] {
-        advance(Duration::from_secs(1)).await;
-        let token = manager.refresh_rejected(&app, rejected).await.unwrap();
-        assert_eq!(token.expose_secret(), next);
+    for (passed, set_back, is_ahead) in [0, 1, 1000]
+        .into_iter()
+        .flat_map(|passed| [(passed, 0), (passed, 100)])
+        .flat_map(|(passed, set_back)| [(passed, set_back, true), (passed, set_back, false)])
+    {
+        let world = World::new();
+        let (manager, b) = a_replaced_by_b(&world).await;
+        let app = app();
+        advance(Duration::from_millis(passed)).await;
+        world.clock.jump(-set_back);
+        if is_ahead {
+            advance(LIFETIME - Duration::from_secs(100)).await;
+            manager.token(&app).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+        } else {
+            manager.refresh_rejected(&app, "b").await.unwrap();
+        }
+        let tenant = manager.tenant(&app);
+        for token in [
+            manager.token(&app).await,
+            manager.refresh_rejected_on(&tenant, &b, "user/get").await,
+            manager.refresh_rejected(&app, "b").await,
+            manager.token(&app).await,
+        ] {
+            let is_a = token.as_ref().is_ok_and(|it| it.expose_secret() == "a");
+            let when = format!("{passed} ms later, set back by {set_back} s, ahead: {is_ahead}");
+            assert!(is_a, "{when}: {token:?}");
+        }
     }
-    assert_eq!(manager.token(&app).await.unwrap().expose_secret(), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_rejection_costs_nothing_while_a_refresh_ahead_fails() {
+    let world = World::new();
+    let (manager, b) = a_replaced_by_b(&world).await;
+    let app = app();
+    advance(Duration::from_secs(1)).await;
+    manager.refresh_rejected(&app, "b").await.unwrap();
+    advance(LIFETIME - Duration::from_secs(100)).await;
+    let tenant = manager.tenant(&app);
+    for _ in 0..5 {
+        let late = manager.refresh_rejected_on(&tenant, &b, "user/get");
+        let (token, after_late) = tokio::join!(manager.token(&app), late);
+        assert_eq!(token.unwrap().expose_secret(), "a");
+        assert_eq!(after_late.unwrap().expose_secret(), "a");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_acceptance_of_an_older_token_does_not_end_the_hold_on_a_path() {
+    let ms = Duration::from_millis;
+    let world = World::new();
+    world.issuer.repeats(Repeat::NewTokenOldValid);
+    world.issuer.rejects_always("kf/send?customer=bad");
+    let client = world.client(&world.manager());
+    let send = |customer: &str| {
+        let url = format!("https://qyapi.weixin.qq.com/cgi-bin/kf/send?customer={customer}");
+        errcode_of(client.get(url))
+    };
+    assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+
+    // The good call is sent before the refresh, and answered after the new token has been rejected too.
+    world.issuer.answers_after(ms(50));
+    let (bad, good, ()) = tokio::join!(
+        send("bad"),
+        async {
+            sleep(ms(40)).await;
+            send("good").await
+        },
+        async {
+            sleep(ms(39)).await;
+            world.issuer.answers_after(ms(100));
+            sleep(ms(5)).await;
+            world.issuer.answers_after(ms(10));
+        }
+    );
+    assert_eq!((bad.unwrap(), good.unwrap()), (40014, 0));
+    let calls = world.issuer.calls();
+    let [.., first, good, again] = &calls[..] else {
+        panic!("{calls:?}")
+    };
+    assert_eq!(first.token, good.token);
+    assert_ne!(again.token, good.token);
+    assert!(good.began < again.began && again.answered < good.answered);
+    assert_eq!(world.issuer.fetch_count(), 2);
+
+    assert_eq!(send("bad").await.unwrap(), 40014);
+    assert_eq!(world.issuer.fetch_count(), 2, "held back");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, poll};
+use http::Extensions;
+use reqwest::{Request, Response};
+use reqwest_middleware::{Middleware, Next};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::world::{Behaviour, World, app, call, fails_as};
 use crate::{
-    AccessToken, BoxError, Error, ErrorKind, FetchRequest, FetchedToken, TokenKey, TokenManager,
-    TokenSource, TokenStore,
+    AccessToken, BoxError, Error, ErrorKind, FetchRequest, FetchedToken, TokenKey, TokenSource,
+    TokenStore,
 };
 
 const CROWD: usize = 10_000;
@@ -257,36 +260,49 @@ impl TokenSource for Counting {
     }
 }
 
-/// Sends requests from four tasks on four threads, each one after the other.
-async fn requests(world: &World, manager: &TokenManager, each: usize) {
-    let client = world.client(manager);
-    let tasks: JoinSet<_> = (0..4)
-        .map(|_| {
-            let client = client.clone();
-            async move {
-                for _ in 0..each {
-                    let _ = call(&client, "user/get").await;
-                }
-            }
-        })
-        .collect();
-    tasks.join_all().await;
+/// A layer that creates the future of a request, and polls it only after what that has started is done.
+struct Late;
+
+#[crate::async_trait]
+impl Middleware for Late {
+    async fn handle(
+        &self,
+        request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let request = next.run(request, extensions);
+        sleep(Duration::from_millis(1)).await;
+        request.await
+    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_request_costs_at_most_one_look_into_the_store_and_one_fetch() {
+#[tokio::test(start_paused = true)]
+async fn each_request_costs_exactly_one_look_into_the_store() {
     let world = World::new();
     let store = Arc::new(Counting::default());
     let manager = world
         .builder()
         .store(store.clone())
-        .local_copy(Duration::ZERO);
-    requests(&world, &manager.build(), 5000).await;
-    let gets = store.gets.load(Ordering::Relaxed);
-    assert!((1..=20_000).contains(&gets), "{gets} looks");
+        .local_copy(Duration::ZERO)
+        .build();
+    let client = world.client_behind(Late, &manager);
+    for _ in 0..1000 {
+        assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    }
+    assert_eq!(store.gets.load(Ordering::Relaxed), 1000);
+    assert_eq!(world.issuer.fetch_count(), 1);
+}
 
+#[tokio::test(start_paused = true)]
+async fn each_request_costs_exactly_one_fetch_while_the_source_is_not_ready() {
+    let world = World::new();
     let source = Arc::new(Counting::default());
-    requests(&world, &world.manager_of(source.clone()), 1250).await;
-    let fetches = source.fetches.load(Ordering::Relaxed);
-    assert!((1..=5000).contains(&fetches), "{fetches} fetches");
+    let manager = world.manager_of(source.clone());
+    let client = world.client_behind(Late, &manager);
+    for _ in 0..1000 {
+        let result = call(&client, "user/get").await;
+        assert!(fails_as(&result, ErrorKind::NotReady), "{result:?}");
+    }
+    assert_eq!(source.fetches.load(Ordering::Relaxed), 1000);
 }

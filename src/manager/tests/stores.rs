@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, advance};
+use tokio::time::{Instant, advance, sleep};
 
 use super::world::{LIFETIME, Repeat, World, app, call};
 use crate::fetch::Fetch;
@@ -327,48 +327,92 @@ impl TokenStore for Stubborn {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_token_in_the_store_costs_at_most_one_round_of_calls() {
+async fn a_manager_that_starts_with_a_dead_token_from_the_store_heals_at_once() {
     for age in [0, 100] {
         let world = World::new();
         let dead = world.issuer.issue(&app());
         world.issuer.end(&app(), 40014);
         let fetched_at = world.clock.now() - Duration::from_secs(age);
         let dead = AccessToken::from_parts(dead.expose_secret(), fetched_at, dead.expires_at());
-        let manager = world.builder().store(Stubborn(dead)).build();
-        let client = world.client(&manager);
-        // The first token is the dead one too.
-        let mut seen = 0;
+        let client = world.client(&world.builder().store(Stubborn(dead)).build());
         for n in 0..3 {
             let answers = join_all((0..10).map(|_| call(&client, "user/get"))).await;
-            let bad = answers.iter().filter(|it| !matches!(it, Ok(0))).count();
-            assert!(bad == 0 || n == 0, "round {n}: {answers:?}");
-            seen += bad;
+            let all_good = answers.iter().all(|it| matches!(it, Ok(0)));
+            assert!(all_good, "age {age} s, round {n}: {answers:?}");
             advance(Duration::from_secs(1)).await;
             world.issuer.end(&app(), 40014);
         }
-        assert_eq!(seen, 0, "of age {age}");
+        assert_eq!(world.issuer.fetch_count(), 3, "age {age} s");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_from_the_store_that_is_rejected_too_leads_to_a_real_fetch() {
+async fn an_unknown_dead_token_in_the_store_costs_at_most_the_calls_in_flight() {
+    for is_older in [true, false] {
+        let world = World::new();
+        let store = Store::new(Way::Works, Way::Works);
+        let older = world.issuer.issue(&app());
+        advance(Duration::from_secs(1)).await;
+        let client = world.client(&world.builder().store(store.clone()).build());
+        assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+        advance(Duration::from_secs(1)).await;
+        let newer = world.issuer.issue(&app());
+        store.keep(if is_older { &older } else { &newer });
+        world.issuer.end(&app(), 40014);
+        for n in 0..3 {
+            let answers = join_all((0..10).map(|_| call(&client, "user/get"))).await;
+            let bad = answers.iter().filter(|it| !matches!(it, Ok(0))).count();
+            // The newer token looks good until the first round has tried it.
+            let allowed = if n == 0 && !is_older { 10 } else { 0 };
+            assert!(bad <= allowed, "older: {is_older}, round {n}: {answers:?}");
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(world.issuer.fetch_count(), 2, "older: {is_older}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_from_the_store_that_is_rejected_too_leads_to_a_real_fetch_each_time() {
     let world = World::new();
     let store = Store::new(Way::Works, Way::Works);
     let client = world.client(&world.builder().store(store.clone()).build());
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
-    advance(Duration::from_secs(1)).await;
-    // Another process has put a newer one there, and both are dead by now.
-    store.keep(&world.issuer.issue(&app()));
-    world.issuer.end(&app(), 40014);
-    let mut answers = Vec::new();
-    for _ in 0..30 {
-        answers.push(call(&client, "user/get").await.unwrap());
-        advance(Duration::from_millis(100)).await;
+    for n in 1..=4 {
+        advance(Duration::from_secs(1)).await;
+        // Another process has put a newer token there, and both are dead now.
+        store.keep(&world.issuer.issue(&app()));
+        world.issuer.end(&app(), 40014);
+        let mut answers = Vec::new();
+        for _ in 0..30 {
+            answers.push(call(&client, "user/get").await.unwrap());
+            advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(answers[1..], [0; 29], "time {n}, first {}", answers[0]);
+        assert_eq!(world.issuer.fetch_count(), 1 + n, "time {n}");
     }
-    let bad = answers.iter().filter(|errcode| **errcode != 0).count();
-    assert!(bad <= 1, "{answers:?}");
-    assert_eq!(answers[1..], [0; 29]);
-    assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_another_manager_has_fetched_again_before_it_was_rejected_is_not_taken() {
+    let world = World::new();
+    world.issuer.repeats(Repeat::SameTokenExtended);
+    let store = Store::new(Way::Works, Way::Works);
+    let [first, second] = [(); 2].map(|()| world.builder().store(store.clone()).build());
+    let token = first.token(&app()).await.unwrap();
+    assert_eq!(second.token(&app()).await.unwrap(), token);
+    advance(LIFETIME - Duration::from_secs(60)).await;
+    second.token(&app()).await.unwrap();
+    sleep(Duration::from_millis(1)).await;
+    let stored = store.kept().unwrap();
+    assert_eq!(stored.expose_secret(), token.expose_secret());
+    assert_ne!(stored, token);
+
+    world.issuer.end(&app(), 40014);
+    let client = world.client(&first);
+    for _ in 0..5 {
+        assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    }
+    assert_eq!(world.issuer.fetch_count(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -407,7 +451,7 @@ async fn a_store_that_keeps_its_first_token_does_not_bring_it_back_after_many_re
         }
         let manager = builder.build();
         let client = world.client(&manager);
-        for n in 0..8 {
+        for n in 0..40 {
             advance(Duration::from_secs(10)).await;
             assert_eq!(
                 call(&client, "user/get").await.unwrap(),
@@ -431,7 +475,7 @@ async fn a_store_that_keeps_its_first_token_does_not_bring_it_back_after_many_re
 struct Distant(Arc<Store>);
 
 async fn on_the_way() {
-    tokio::time::sleep(Duration::from_micros(fastrand::u64(500..3000))).await;
+    sleep(Duration::from_micros(fastrand::u64(500..3000))).await;
 }
 
 #[crate::async_trait]
@@ -470,13 +514,13 @@ async fn one_revocation(managers: usize, seed: u64) -> (Vec<usize>, bool) {
     let revoked_at = Instant::now();
     let calls = clients.iter().map(|client| async move {
         let (mut bad, mut is_late) = (0, false);
-        tokio::time::sleep(Duration::from_micros(fastrand::u64(..5000))).await;
+        sleep(Duration::from_micros(fastrand::u64(..5000))).await;
         while revoked_at.elapsed() < Duration::from_secs(2) {
             if call(client, "user/get").await.unwrap() != 0 {
                 bad += 1;
                 is_late |= revoked_at.elapsed() > Duration::from_secs(1);
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
         }
         (bad, is_late)
     });
@@ -535,7 +579,7 @@ async fn a_look_into_the_store_for_a_bad_path_does_not_hold_up_a_real_revocation
     tokio::task::yield_now().await;
     world.issuer.end(&app(), 40014);
     let (good, ()) = tokio::join!(call(&client, "good"), async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        sleep(Duration::from_millis(500)).await;
         drop(closed);
     });
     assert_eq!(good.unwrap(), 0);

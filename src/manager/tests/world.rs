@@ -69,6 +69,20 @@ impl World {
         self.client_with(middleware.build())
     }
 
+    /// The same, with this layer in front of the middleware.
+    pub(super) fn client_behind(
+        &self,
+        layer: impl Middleware,
+        manager: &TokenManager,
+    ) -> ClientWithMiddleware {
+        let middleware = AccessTokenMiddleware::builder(manager.clone()).credentials(app());
+        ClientBuilder::new(NETWORK.clone())
+            .with(layer)
+            .with(middleware.build())
+            .with(Api(self.issuer.clone()))
+            .build()
+    }
+
     /// A client with this middleware, whose requests are answered by the API of this world.
     pub(super) fn client_with(&self, middleware: AccessTokenMiddleware) -> ClientWithMiddleware {
         ClientBuilder::new(NETWORK.clone())
