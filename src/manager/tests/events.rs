@@ -1,11 +1,12 @@
 //! What the events tell.
 
 use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
 use std::io::Write;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -278,22 +279,59 @@ async fn a_refresh_belongs_to_the_span_of_the_request() {
     assert!(done[0].contains("request{id=7}:refresh{"), "{done:?}");
 }
 
-/// A subscriber that asks the manager for a token whenever it is told something.
-struct Asking(OnceLock<TokenManager>);
+/// A subscriber that calls the manager within events.
+struct Asking {
+    manager: OnceLock<TokenManager>,
+    /// How often it was called at each place in the code.
+    times: Mutex<HashMap<&'static str, usize>>,
+    /// The events within which it has called the manager.
+    told: Mutex<HashSet<String>>,
+}
 
 impl Asking {
-    fn ask(&self) {
+    fn new() -> Self {
+        Self {
+            manager: OnceLock::new(),
+            times: Mutex::default(),
+            told: Mutex::default(),
+        }
+    }
+
+    /// Calls the manager. Its calls cause events in turn, so there is a limit for each place. Returns whether it has called.
+    fn ask(&self, place: &'static str) -> bool {
         thread_local!(static IS_ASKING: Cell<bool> = const { Cell::new(false) });
-        // What it asks for causes events in turn, which must end some time.
-        static ASKED: AtomicUsize = AtomicUsize::new(0);
-        if let Some(manager) = self.0.get()
-            && !IS_ASKING.replace(true)
-        {
-            if ASKED.fetch_add(1, Ordering::Relaxed) < 5000 {
-                let _ = manager.token(&app()).now_or_never();
-                let _ = manager.refresh_rejected(&app(), "another").now_or_never();
-            }
-            IS_ASKING.set(false);
+        let Some(manager) = self.manager.get() else {
+            return false;
+        };
+        if IS_ASKING.get() {
+            return false;
+        }
+        let times = {
+            let mut all = self.times.lock().unwrap();
+            let times = all.entry(place).or_default();
+            *times += 1;
+            *times
+        };
+        if times > 20 {
+            return false;
+        }
+        IS_ASKING.set(true);
+        let _ = manager.token(&app()).now_or_never();
+        let _ = manager.refresh_rejected(&app(), "another").now_or_never();
+        IS_ASKING.set(false);
+        true
+    }
+}
+
+/// The name of an event.
+struct Name<'a>(&'a Mutex<HashSet<String>>);
+
+impl tracing::field::Visit for Name<'_> {
+    fn record_debug(&mut self, _: &tracing::field::Field, _: &dyn Debug) {}
+
+    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+        if field.name() == "event" {
+            self.0.lock().unwrap().insert(value.to_owned());
         }
     }
 }
@@ -304,7 +342,7 @@ impl tracing::Subscriber for &'static Asking {
     }
 
     fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        self.ask();
+        self.ask("new_span");
         tracing::span::Id::from_u64(1)
     }
 
@@ -312,25 +350,28 @@ impl tracing::Subscriber for &'static Asking {
 
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
 
-    fn event(&self, _: &tracing::Event<'_>) {
-        self.ask();
+    fn event(&self, event: &tracing::Event<'_>) {
+        if self.ask(event.metadata().name()) {
+            event.record(&mut Name(&self.told));
+        }
     }
 
     fn enter(&self, _: &tracing::span::Id) {
-        self.ask();
+        self.ask("enter");
     }
 
     fn exit(&self, _: &tracing::span::Id) {
-        self.ask();
+        self.ask("exit");
     }
 }
 
 #[test]
 fn a_subscriber_may_call_the_manager_within_any_event() {
+    static ASKING: LazyLock<Asking> = LazyLock::new(Asking::new);
+    let asking = &*ASKING;
     let (done, is_done) = channel();
     let calling = std::thread::spawn(move || {
-        static ASKING: Asking = Asking(OnceLock::new());
-        let _asking = tracing::subscriber::set_default(&ASKING);
+        let _asking = tracing::subscriber::set_default(asking);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -338,13 +379,14 @@ fn a_subscriber_may_call_the_manager_within_any_event() {
             .unwrap();
         runtime.block_on(async {
             let world = World::new();
+            let store = Arc::new(Chatty::default());
             let manager = world
                 .builder()
-                .store(Chatty::default())
+                .store(store.clone())
                 .refresh_budget(2)
                 .build();
             let client = world.client(&manager);
-            ASKING.0.set(manager.clone()).unwrap();
+            assert!(asking.manager.set(manager.clone()).is_ok());
             for behaviour in [
                 Behaviour::Fail(Error::api(45009, "blocked")),
                 Behaviour::Fail(Error::refused("no")),
@@ -355,6 +397,7 @@ fn a_subscriber_may_call_the_manager_within_any_event() {
                 let _ = call(&client, "user/get").await;
                 sleep(Duration::from_secs(600)).await;
             }
+            *store.works.lock().unwrap() = true;
             world.issuer.rejects_always("bad");
             for _ in 0..20 {
                 let _ = call(&client, "bad").await;
@@ -369,5 +412,23 @@ fn a_subscriber_may_call_the_manager_within_any_event() {
         Ok(()) => {}
         Err(RecvTimeoutError::Timeout) => panic!("deadlock"),
         Err(RecvTimeoutError::Disconnected) => resume_unwind(calling.join().unwrap_err()),
+    }
+    let told = asking.told.lock().unwrap();
+    for event in [
+        "fetch_started",
+        "fetch_succeeded",
+        "fetch_failed",
+        "cooldown_started",
+        "cooldown_ended",
+        "rate_limited",
+        "rate_limit_ended",
+        "refresh_futile",
+        "refresh_held_back",
+        "store_failed",
+        "store_still_failing",
+        "store_recovered",
+        "request_sent_again",
+    ] {
+        assert!(told.contains(event), "{event} is missing: {told:?}");
     }
 }

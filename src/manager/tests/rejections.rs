@@ -363,15 +363,15 @@ async fn a_value_that_was_fetched_twice_and_is_rejected_then_costs_one_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_while_a_value_is_fetched_again_costs_one_fetch_and_no_request() {
+async fn a_value_that_is_fetched_again_while_requests_with_it_are_rejected_costs_one_fetch() {
     for after in [1, 5, 30, 70] {
         let world = World::new();
         world.issuer.repeats(Repeat::SameTokenExtended);
-        world.issuer.answers_after(Duration::from_millis(50));
+        world.issuer.is_reached_after(Duration::from_millis(50));
         let client = world.client(&world.manager());
         assert_eq!(call(&client, "user/get").await.unwrap(), 0);
         advance(LIFETIME - Duration::from_secs(60)).await;
-        // The first of these calls starts a refresh ahead, which repeats the value.
+        // The first of these calls starts a refresh ahead, which repeats the value while they are on their way.
         let calls = || join_all((0..20).map(|_| call(&client, "user/get")));
         let (mut answers, ()) = tokio::join!(calls(), async {
             sleep(Duration::from_millis(after)).await;

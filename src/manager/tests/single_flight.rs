@@ -214,12 +214,16 @@ fn without_a_runtime_there_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn a_valid_token_serves_outside_of_a_runtime_in_its_last_minutes_too() {
+fn a_valid_token_serves_outside_of_a_runtime_even_if_a_refresh_is_due() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    for local_copy in [None, Some(Duration::ZERO)] {
+    for (local_copy, age) in [
+        (None, 7000),
+        (Some(Duration::ZERO), 7000),
+        (Some(Duration::ZERO), 0),
+    ] {
         let world = runtime.block_on(async { World::new() });
         let mut builder = world.builder();
         if let Some(limit) = local_copy {
@@ -227,7 +231,7 @@ fn a_valid_token_serves_outside_of_a_runtime_in_its_last_minutes_too() {
         }
         let manager = builder.build();
         let token = runtime.block_on(manager.token(&app())).unwrap();
-        world.clock.jump(7000);
+        world.clock.jump(age);
         let outside = FutureExt::now_or_never(manager.token(&app()));
         assert_eq!(outside.expect("no wait").unwrap(), token);
     }

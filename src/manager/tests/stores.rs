@@ -382,6 +382,7 @@ async fn a_token_from_the_store_that_is_rejected_too_leads_to_a_real_fetch_each_
         // Another process has put a newer token there, and both are dead now.
         store.keep(&world.issuer.issue(&app()));
         world.issuer.end(&app(), 40014);
+        let before = world.issuer.calls().len();
         let mut answers = Vec::new();
         for _ in 0..30 {
             answers.push(call(&client, "user/get").await.unwrap());
@@ -389,6 +390,9 @@ async fn a_token_from_the_store_that_is_rejected_too_leads_to_a_real_fetch_each_
         }
         assert_eq!(answers[1..], [0; 29], "time {n}, first {}", answers[0]);
         assert_eq!(world.issuer.fetch_count(), 1 + n, "time {n}");
+        let sent = world.issuer.calls().split_off(before);
+        let rejected = sent.iter().filter(|it| it.errcode != 0).count();
+        assert_eq!(rejected, 2, "time {n}: one request, sent with both");
     }
 }
 
@@ -542,6 +546,44 @@ async fn managers_over_one_store_settle_on_one_token_after_a_revocation() {
         assert!(worst[50] <= 2, "{managers} managers: {worst:?}");
         assert!(worst[99] <= 5, "{managers} managers: {worst:?}");
     }
+}
+
+/// A store that takes 10 ms for an answer.
+struct Slow(Arc<Store>);
+
+#[crate::async_trait]
+impl TokenStore for Slow {
+    async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
+        sleep(Duration::from_millis(10)).await;
+        self.0.get(key).await
+    }
+
+    async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
+        self.0.put(key, token).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_another_process_fetches_just_after_this_one_is_taken_instead() {
+    let world = World::new();
+    let store = Store::new(Way::Works, Way::Works);
+    let client = world.client(&world.builder().store(Slow(store.clone())).build());
+    assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+
+    world.issuer.takes(Duration::from_millis(30));
+    world.issuer.end(&app(), 40014);
+    let newer = async {
+        world.issuer.asked(2).await;
+        // After the fetch, which this ends the token of, and before the second look into the store.
+        sleep(Duration::from_millis(35)).await;
+        let newer = world.issuer.issue(&app());
+        store.keep(&newer);
+        newer
+    };
+    let (answer, newer) = tokio::join!(call(&client, "user/get"), newer);
+    assert_eq!(answer.unwrap(), 0);
+    assert_eq!(store.kept(), Some(newer));
+    assert_eq!(world.issuer.fetch_count(), 2);
 }
 
 /// A store that answers nothing until it may.

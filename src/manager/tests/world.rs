@@ -222,6 +222,7 @@ struct IssuerState {
     script: VecDeque<Behaviour>,
     usually: Option<Behaviour>,
     latency: Duration,
+    api_delay: Duration,
     api_latency: Duration,
     issued: usize,
     given: Vec<(Arc<str>, String)>,
@@ -297,6 +298,11 @@ impl Issuer {
 
     pub(super) fn takes(&self, latency: Duration) {
         self.lock().latency = latency;
+    }
+
+    /// How long requests are on their way to the API.
+    pub(super) fn is_reached_after(&self, delay: Duration) {
+        self.lock().api_delay = delay;
     }
 
     /// How long the answers of the API are on their way.
@@ -510,6 +516,10 @@ impl Middleware for Api {
             path.push_str(&format!("?customer={customer}"));
         }
         let token = param("access_token").unwrap_or_default();
+        let delay = self.0.lock().api_delay;
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
         let (errcode, latency) = self.0.call(path, token);
         if !latency.is_zero() {
             sleep(latency).await;
