@@ -571,10 +571,11 @@ async fn a_token_that_another_process_fetches_just_after_this_one_is_taken_inste
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
 
     world.issuer.takes(Duration::from_millis(30));
+    world.issuer.is_reached_after(Duration::from_millis(10));
     world.issuer.end(&app(), 40014);
     let newer = async {
         world.issuer.asked(2).await;
-        // After the fetch, which this ends the token of, and before the second look into the store.
+        // Its new token ends the one that was fetched 5 ms before, while the store is asked again.
         sleep(Duration::from_millis(35)).await;
         let newer = world.issuer.issue(&app());
         store.keep(&newer);
