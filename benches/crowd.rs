@@ -1,5 +1,7 @@
 //! How long the last of a crowd waits that asks for the same token at once, from the moment at which the token arrives.
 //!
+//! The ratios are to a bare `tokio::sync::watch` with 10,000 receivers, the least that hands one value to all of them.
+//!
 //! `cargo bench --bench crowd`
 
 #![allow(
@@ -15,42 +17,71 @@ mod comparison;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bench::TOKEN;
 use comparison::{Comparison, criterion};
+use criterion::Bencher;
 use futures_util::future::join_all;
 use futures_util::poll;
 use reqwest_wecom::{
-    Credentials, Error, FetchRequest, FetchedToken, TokenManager, TokenSource, async_trait,
+    AccessToken, Credentials, Error, FetchRequest, FetchedToken, TokenManager, TokenSource,
+    async_trait,
 };
 use tokio::runtime::Runtime;
-use tokio::sync::{Mutex, OnceCell, Semaphore};
+use tokio::sync::{Mutex, OnceCell, Semaphore, watch};
 
 fn main() {
     let runtime = Runtime::new().unwrap();
     let mut criterion = criterion();
     let name = "from the token's arrival to the last caller";
     let mut comparison = Comparison::new(&mut criterion, name);
-    for (name, callers) in [
-        ("ours, 1,000 callers", 1_000),
-        ("ours, 10,000 callers", 10_000),
-    ] {
-        let runtime = &runtime;
-        comparison.timed_way(name, move |bencher| {
-            bencher.iter_custom(|times| {
-                let crowds = (0..times).map(|_| runtime.block_on(ours(callers)));
-                crowds.sum()
-            });
-        });
-    }
-    comparison.timed_way("a lock held while fetching, 10,000 callers", |bencher| {
-        bencher.iter_custom(|times| {
-            let crowds = (0..times).map(|_| runtime.block_on(locked(10_000)));
-            crowds.sum()
-        });
+    let runtime = &runtime;
+    comparison.timed_way("a bare watch, 10,000 receivers", move |bencher| {
+        timed(bencher, runtime, || watched(10_000));
     });
+    comparison.timed_way("ours, 10,000 callers", move |bencher| {
+        timed(bencher, runtime, || ours(10_000));
+    });
+    comparison.timed_way("ours, 1,000 callers", move |bencher| {
+        timed(bencher, runtime, || ours(1_000));
+    });
+    comparison.timed_way(
+        "a lock held while fetching, 10,000 callers",
+        move |bencher| {
+            timed(bencher, runtime, || locked(10_000));
+        },
+    );
     println!("{}", comparison.measured());
+}
+
+fn timed<F: Future<Output = Duration>>(
+    bencher: &mut Bencher<'_>,
+    runtime: &Runtime,
+    crowd: impl Fn() -> F,
+) {
+    bencher.iter_custom(|times| (0..times).map(|_| runtime.block_on(crowd())).sum());
+}
+
+async fn watched(receivers: u32) -> Duration {
+    let source = Arc::new(Gated::default());
+    let (sender, receiver) = watch::channel(None);
+    let fetching = source.clone();
+    tokio::spawn(async move {
+        let request = FetchRequest::new(Credentials::new("corp", "secret"));
+        let fetched = fetching.fetch(request).await.unwrap();
+        let now = SystemTime::now();
+        let (value, expires_at) = (fetched.expose_secret(), now + fetched.expires_in());
+        sender.send_replace(Some(AccessToken::from_parts(value, now, expires_at)));
+    });
+    crowd(receivers, &source, || {
+        let mut receiver = receiver.clone();
+        async move {
+            let token = receiver.wait_for(Option::is_some).await.unwrap().clone();
+            drop(token);
+        }
+    })
+    .await
 }
 
 async fn ours(callers: u32) -> Duration {
