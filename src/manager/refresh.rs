@@ -167,7 +167,7 @@ impl Refresh {
         let under_way = Some(under_way).filter(|_| put_at_once.is_none());
         // Without an outcome, those who wait start over.
         if self.leave(&end, under_way) {
-            self.sender.send_replace(Some(end.outcome));
+            self.sender.send(end.outcome);
         }
         if put_at_once.is_none()
             && put.await

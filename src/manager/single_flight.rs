@@ -1,7 +1,10 @@
 use std::fmt::{self, Display};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::runtime::{Handle, Id};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{AccessToken, Error};
@@ -14,16 +17,25 @@ pub(super) type Outcome = Result<AccessToken, Error>;
 
 /// One refresh under way, shared by all who wait for it.
 #[derive(Clone, Debug)]
-pub(crate) struct SingleFlight {
-    trigger: Trigger,
-    may_fetch: bool,
-    outcome: watch::Receiver<Option<Outcome>>,
-    began: Instant,
-    deadline: Instant,
-}
+pub(crate) struct SingleFlight(Arc<Flight>);
 
 /// The end of a [`SingleFlight`] that the refresh itself holds. Dropping it without an outcome makes the refresh lost.
-pub(super) type OutcomeSender = watch::Sender<Option<Outcome>>;
+#[derive(Debug)]
+pub(super) struct OutcomeSender(Arc<Flight>);
+
+#[derive(Debug)]
+struct Flight {
+    trigger: Trigger,
+    may_fetch: bool,
+    /// `None` if the refresh is lost.
+    end: OnceLock<Option<Outcome>>,
+    ended: Notify,
+    began: Instant,
+    deadline: Instant,
+    /// The tasks that end it at the deadline, one on each runtime on which callers wait. If each caller had a timer, the last of a crowd would
+    /// be served about twice as late.
+    watchdogs: Mutex<Vec<(Id, JoinHandle<()>)>>,
+}
 
 impl SingleFlight {
     /// A refresh that is lost if it has no outcome in this time.
@@ -32,51 +44,103 @@ impl SingleFlight {
         may_fetch: bool,
         longest: Duration,
     ) -> (OutcomeSender, Self) {
-        let (sender, outcome) = watch::channel(None);
         let began = Instant::now();
-        let single_flight = Self {
+        let flight = Arc::new(Flight {
             trigger,
             may_fetch,
-            outcome,
+            end: OnceLock::new(),
+            ended: Notify::new(),
             began,
             deadline: began + longest,
-        };
-        (sender, single_flight)
+            watchdogs: Mutex::default(),
+        });
+        (OutcomeSender(flight.clone()), Self(flight))
     }
 
     pub(super) fn trigger(&self) -> Trigger {
-        self.trigger
+        self.0.trigger
     }
 
     /// Whether it asks the source if the store has nothing.
     pub(super) fn may_fetch(&self) -> bool {
-        self.may_fetch
+        self.0.may_fetch
     }
 
     /// Waits for the outcome. `None` if the refresh is lost, because its runtime ended or has stopped running it.
     pub(super) async fn outcome(self) -> Option<Outcome> {
-        let deadline = self.deadline;
-        self.outcome_until(deadline).await
+        self.watch_deadline();
+        self.0.ended().await;
+        self.0.end.get()?.clone()
     }
 
     /// Waits for the outcome, unless that takes longer than a caller with a good token waits.
     pub(super) async fn outcome_soon(self) -> Option<Outcome> {
-        let deadline = self.began + PATIENCE;
-        self.outcome_until(deadline).await
-    }
-
-    async fn outcome_until(mut self, deadline: Instant) -> Option<Outcome> {
-        let outcome = timeout_at(deadline, self.outcome.wait_for(Option::is_some));
-        outcome.await.ok()?.ok()?.clone()
+        let limit = self.0.began + PATIENCE;
+        timeout_at(limit, self.0.ended()).await.ok()?;
+        self.0.end.get()?.clone()
     }
 
     /// Whether there will be no outcome.
     pub(super) fn is_lost(&self, now: Instant) -> bool {
-        now >= self.deadline || self.outcome.has_changed().is_err()
+        now >= self.0.deadline || matches!(self.0.end.get(), Some(None))
     }
 
     pub(super) fn is_of(&self, sender: &OutcomeSender) -> bool {
-        self.outcome.same_channel(&sender.subscribe())
+        Arc::ptr_eq(&self.0, &sender.0)
+    }
+
+    /// Makes sure that a task on this runtime ends the wait at the deadline, since the runtime of the refresh may have stopped.
+    fn watch_deadline(&self) {
+        let Ok(runtime) = Handle::try_current() else {
+            return; // There are no timers outside a runtime.
+        };
+        let here = runtime.id();
+        let watchdogs = self.0.watchdogs.lock();
+        let mut watchdogs = watchdogs.unwrap_or_else(PoisonError::into_inner);
+        if watchdogs
+            .iter()
+            .any(|(id, task)| *id == here && !task.is_finished())
+        {
+            return;
+        }
+        let flight = self.0.clone();
+        // Created outside the task, so that the caller panics if the runtime has no timers.
+        let ended = timeout_at(self.0.deadline, async move { flight.ended().await });
+        let flight = self.0.clone();
+        let task = runtime.spawn(async move {
+            if ended.await.is_err() {
+                flight.end(None);
+            }
+        });
+        watchdogs.push((here, task));
+    }
+}
+
+impl OutcomeSender {
+    pub(super) fn send(&self, outcome: Outcome) {
+        self.0.end(Some(outcome));
+    }
+}
+
+impl Drop for OutcomeSender {
+    fn drop(&mut self) {
+        self.0.end(None);
+    }
+}
+
+impl Flight {
+    fn end(&self, end: Option<Outcome>) {
+        if self.end.set(end).is_ok() {
+            self.ended.notify_waiters();
+        }
+    }
+
+    async fn ended(&self) {
+        // Created before the check, so that it can't miss the end.
+        let ended = self.ended.notified();
+        if self.end.get().is_none() {
+            ended.await;
+        }
     }
 }
 

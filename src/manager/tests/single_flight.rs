@@ -1,5 +1,6 @@
 //! One fetch, whatever its callers do.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -173,10 +174,13 @@ fn a_waiter_takes_over_when_the_runtime_of_the_refresh_ends() {
 
 #[test]
 fn a_waiter_takes_over_when_the_runtime_of_the_refresh_stops_running_it() {
-    let parked = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (parked, also_parked) = (runtime(), runtime());
     let (world, manager) = parked.block_on(async {
         let world = World::new();
         world.issuer.next(Behaviour::Hang);
@@ -188,6 +192,11 @@ fn a_waiter_takes_over_when_the_runtime_of_the_refresh_stops_running_it() {
         });
         world.issuer.asked(1).await;
         (world, manager)
+    });
+    also_parked.block_on(async {
+        let app = app();
+        let waiting = pin!(manager.token(&app));
+        assert!(poll!(waiting).is_pending());
     });
     let running = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -202,7 +211,7 @@ fn a_waiter_takes_over_when_the_runtime_of_the_refresh_stops_running_it() {
     // The fetch limit, 2 s for the store, and 1 s.
     assert!(waited <= Duration::from_secs(1 + 2 + 1), "{waited:?}");
     assert_eq!(world.issuer.fetch_count(), 2);
-    drop(parked);
+    drop((parked, also_parked));
 }
 
 #[test]
