@@ -309,14 +309,14 @@ impl TokenManager {
         if tenant.slot.has_records() {
             let now = Instant::now();
             let mut state = tenant.slot.lock();
-            state.guard.accepted(&path(), now);
-            tenant.slot.set_has_records(state.guard.has_records(now));
+            state.guard().accepted(&path(), now);
+            tenant.slot.set_has_records(state.guard().has_records(now));
         }
     }
 
     /// The request was sent again with this token on this path, and it was accepted.
     pub(crate) fn healed(&self, tenant: &Tenant, token: &AccessToken, path: &str) {
-        tenant.slot.lock().guard.healed(path, token);
+        tenant.slot.lock().guard().healed(path, token);
     }
 
     /// The request was sent again with this token on this path, and it was rejected too.
@@ -333,7 +333,7 @@ impl TokenManager {
             return;
         }
         let others_fetch = self.shared.is_shared && !self.shared.store.coordinates();
-        let futile = state.guard.futile(path, token, others_fetch, now.instant);
+        let futile = state.guard().futile(path, token, others_fetch, now.instant);
         tenant.slot.set_has_records(true);
         drop(state);
         if let Some(held_back) = futile {

@@ -309,10 +309,10 @@ impl Refresh {
             .is_some();
         if self.trigger == Trigger::Rejected && self.permit.is_ok() {
             match (&end.fetched, &end.outcome) {
-                (None, _) => state.guard.not_needed(),
-                (Some(_), Ok(token)) => state.guard.fetched(token),
+                (None, _) => state.guard().not_needed(),
+                (Some(_), Ok(token)) => state.guard().fetched(token),
                 (Some(_), Err(error)) if error.kind() == ErrorKind::NoSecret => {
-                    state.guard.not_needed();
+                    state.guard().not_needed();
                 }
                 (Some(_), Err(_)) => {}
             }
@@ -339,6 +339,10 @@ impl Refresh {
                 let is_fetched = end.is_fetched;
                 let how = (self.trigger, self.shared.settings.refresh_ahead);
                 let is_new = state.install(token, (is_fetched, end.is_kept), how, now.instant);
+                if !self.shared.is_shared {
+                    // The default store never fails, so no error can show it.
+                    state.previous = None;
+                }
                 // What the store has held all along says nothing about the source.
                 let has_ended = (is_fetched || is_new) && state.throttle.end();
                 drop(state);

@@ -87,7 +87,8 @@ pub(super) struct State {
     /// The put that the last refresh has left under way.
     pub(super) put: Option<PutUnderWay>,
     pub(super) throttle: Throttle,
-    pub(super) guard: Guard,
+    /// There is one once a token was rejected.
+    guard: Option<Box<Guard>>,
     /// The values that the API has rejected.
     pub(super) rejected: Rejected,
     /// The token that the API rejected last, until there is another one.
@@ -113,6 +114,10 @@ pub(super) struct LocalCopy {
 }
 
 impl State {
+    pub(super) fn guard(&mut self) -> &mut Guard {
+        self.guard.get_or_insert_default()
+    }
+
     /// If the refresh under way will have no outcome, ends it. The event to emit about that, once the lock is released.
     pub(super) fn end_lost_refresh(&mut self, now: Moment) -> Option<Duration> {
         self.refresh
@@ -252,6 +257,9 @@ impl State {
                 .as_ref()
                 .is_none_or(|it| it.is_lost(now.instant))
             && self.throttle.reason(now, true).is_none()
-            && self.guard.is_at_rest(now.instant)
+            && self
+                .guard
+                .as_ref()
+                .is_none_or(|it| it.is_at_rest(now.instant))
     }
 }

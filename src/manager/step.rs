@@ -88,7 +88,7 @@ impl TokenManager {
             return Step::Serve(token, None);
         }
         // A path that rejects fresh tokens too can't condemn one that may be good for all others.
-        let has_record = state.guard.has_record(path, now.instant);
+        let has_record = state.guard().has_record(path, now.instant);
         let has_expired = state.local.is_some() && state.unexpired(now.wall).is_none();
         if has_expired && !has_record {
             state.note_rejected(rejected, now.wall);
@@ -105,7 +105,7 @@ impl TokenManager {
         let budget = self.shared.settings.refresh_budget;
         let permit = match self.permit(state, now, false) {
             Ok(()) => state
-                .guard
+                .guard()
                 .take(path, budget, now.instant)
                 .map_err(|reason| {
                     *held_back = Some(reason);
@@ -177,7 +177,7 @@ impl TokenManager {
                 let takes_fetch = trigger == Trigger::Rejected && permit.is_ok();
                 let prepared = self.prepare(state, tenant, trigger, permit, rejected);
                 if takes_fetch && prepared.is_err() {
-                    state.guard.not_needed();
+                    state.guard().not_needed();
                 }
                 prepared
             }

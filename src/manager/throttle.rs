@@ -16,7 +16,8 @@ pub(super) const LOST: &str = "its tokio runtime shut down or stopped running it
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     failures: u32,
-    cooldown: Option<Cooldown>,
+    /// In a box, because most apps have none.
+    cooldown: Option<Box<Cooldown>>,
 }
 
 #[derive(Debug)]
@@ -93,12 +94,12 @@ impl Throttle {
     }
 
     fn set(&mut self, error: &Error, pause: Duration, now: Moment, had_token: bool) {
-        self.cooldown = Some(Cooldown {
+        self.cooldown = Some(Box::new(Cooldown {
             reason: error.clone(),
             since: now,
             pause,
             had_token,
-        });
+        }));
     }
 
     /// How many fetches have failed in a row.

@@ -439,7 +439,7 @@ impl History {
         {
             let path = format!("/cgi-bin/{path}");
             assert!(
-                state.guard.take(&path, BUDGET, now).is_err(),
+                state.guard().take(&path, BUDGET, now).is_err(),
                 "a rejected token is kept, though another is to be had"
             );
         }
