@@ -4,10 +4,12 @@ mod builder;
 mod guard;
 mod refresh;
 mod rejection_scope;
+mod shared;
 mod single_flight;
 mod slot;
 mod slots;
 mod step;
+mod tenant;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -24,16 +26,11 @@ pub use self::builder::TokenManagerBuilder;
 use self::guard::{HeldBack, REPORTED};
 use self::refresh::tell_cooldown;
 pub use self::rejection_scope::RejectionScope;
-use self::single_flight::{Outcome, SingleFlight};
-use self::slot::Slot;
-use self::slots::Slots;
+use self::shared::{Settings, Shared};
+pub(crate) use self::tenant::{Served, Tenant};
 use self::throttle::LOST;
-use crate::clock::{Clock, Moment};
-use crate::fetch::{Gate, Limits};
-use crate::store::{STORE_LIMIT, StoreHealth};
-use crate::{
-    AccessToken, Audience, Credentials, Error, ErrorKind, TokenKey, TokenSource, TokenStore,
-};
+use crate::clock::Moment;
+use crate::{AccessToken, Audience, Credentials, Error, TokenKey, TokenSource};
 
 /// How many refreshes a caller waits for, if they are lost or return nothing that it can use.
 const MOST_REFRESHES: usize = 4;
@@ -120,42 +117,6 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 /// `expired`, `rejected`, or `stale` (the store is asked for a newer token). It is a child of the span of the request that started it.
 pub struct TokenManager {
     shared: Arc<Shared>,
-}
-
-/// What all clones of a manager and its refreshes share.
-struct Shared {
-    source: Arc<dyn TokenSource>,
-    /// Whether the source ever fetches.
-    fetches: bool,
-    store: Arc<dyn TokenStore>,
-    /// Whether the store was given to the builder, so that others may use it too.
-    is_shared: bool,
-    settings: Settings,
-    clock: Clock,
-    slots: Slots,
-    gate: Gate,
-    store_health: StoreHealth,
-}
-
-impl Shared {
-    /// The time after which a refresh is taken for lost: one second more than the longest that it takes if it runs at all.
-    fn longest_refresh(&self) -> Duration {
-        let limits = &self.settings.limits;
-        let store = if self.store.coordinates() {
-            limits.store_patience() + limits.all_tries
-        } else {
-            STORE_LIMIT
-        };
-        limits.all_tries + store + Duration::from_secs(1)
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Settings {
-    refresh_ahead: Duration,
-    local_copy: Option<Duration>,
-    limits: Limits,
-    refresh_budget: u32,
 }
 
 impl TokenManager {
@@ -396,36 +357,6 @@ fn tell_lost(key: &TokenKey, cooldown: Option<Duration>) {
     if let Some(pause) = cooldown {
         tell_cooldown(key, pause, &Error::interrupted(LOST));
     }
-}
-
-/// Credentials and what the manager keeps of them.
-#[derive(Clone, Debug)]
-pub(crate) struct Tenant {
-    credentials: Credentials,
-    slot: Arc<Slot>,
-}
-
-impl Tenant {
-    pub(crate) fn credentials(&self) -> &Credentials {
-        &self.credentials
-    }
-
-    pub(crate) fn key(&self) -> &TokenKey {
-        self.slot.key()
-    }
-
-    /// Whether the refresh only failed because nobody had the secret when it started, while this caller has it.
-    fn can_do_better(&self, outcome: &Outcome) -> bool {
-        let lacked_secret = |error: &Error| error.kind() == ErrorKind::NoSecret;
-        outcome.as_ref().is_err_and(lacked_secret) && self.credentials.expose_secret().is_some()
-    }
-}
-
-/// What a caller gets at once.
-pub(crate) enum Served {
-    Token(AccessToken),
-    /// A refresh to wait for. If there is a token that serves, it only brings a newer one.
-    Refresh(SingleFlight, Option<AccessToken>),
 }
 
 impl Clone for TokenManager {

@@ -1,0 +1,44 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::slots::Slots;
+use crate::clock::Clock;
+use crate::fetch::{Gate, Limits};
+use crate::store::{STORE_LIMIT, StoreHealth};
+use crate::{TokenSource, TokenStore};
+
+/// What all clones of a manager and its refreshes share.
+pub(super) struct Shared {
+    pub(super) source: Arc<dyn TokenSource>,
+    /// Whether the source ever fetches.
+    pub(super) fetches: bool,
+    pub(super) store: Arc<dyn TokenStore>,
+    /// Whether the store was given to the builder, so that others may use it too.
+    pub(super) is_shared: bool,
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) slots: Slots,
+    pub(super) gate: Gate,
+    pub(super) store_health: StoreHealth,
+}
+
+impl Shared {
+    /// The time after which a refresh is taken for lost: one second more than the longest that it takes if it runs at all.
+    pub(super) fn longest_refresh(&self) -> Duration {
+        let limits = &self.settings.limits;
+        let store = if self.store.coordinates() {
+            limits.store_patience() + limits.all_tries
+        } else {
+            STORE_LIMIT
+        };
+        limits.all_tries + store + Duration::from_secs(1)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) refresh_ahead: Duration,
+    pub(super) local_copy: Option<Duration>,
+    pub(super) limits: Limits,
+    pub(super) refresh_budget: u32,
+}
