@@ -1,280 +1,164 @@
 //! Random histories of requests, revocations, faults and clocks, and what must hold after every step of each.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+mod fetches;
+mod requests;
+mod steps;
+mod store;
+mod tokens;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
-use proptest::sample::select;
-use tokio::task::{JoinHandle, yield_now};
-use tokio::time::{Instant, sleep};
+use reqwest_middleware::{ClientWithMiddleware, RequestBuilder};
+use tokio::runtime::Runtime;
+use tokio::task::yield_now;
+use tokio::time::{Instant, advance, sleep};
 
-use super::world::{Behaviour, Call, End, LIFETIME, Repeat, Try, World, errcode_of};
-use crate::clock::Moment;
-use crate::{
-    AccessToken, BoxError, Credentials, Error, ErrorKind, TokenKey, TokenManager, TokenStore,
-};
+use self::requests::Asked;
+pub(super) use self::steps::REPEATS;
+use self::steps::{APPS, BAD, Setup, Step};
+use self::store::{Table, Way};
+use self::tokens::{Standing, Told};
+use super::world::{Behaviour, Member, Numbered, World, errcode_of, paused_runtime, this_second};
+use crate::{Credentials, TokenKey, TokenManager};
 
-const APPS: usize = 2;
 /// Any request is over within this time: two refreshes that each take as long as they may.
 const LONGEST_WAIT: Duration = Duration::from_secs(80);
 const BUDGET: u32 = 4;
 
-#[derive(Clone, Debug)]
-enum Step {
-    Request {
-        app: usize,
-        path: &'static str,
-    },
-    /// A caller gives up.
-    Drop,
-    End {
-        app: usize,
-        errcode: i64,
-    },
-    /// Another process fetches a token and puts it into the store.
-    Other {
-        app: usize,
-    },
-    Advance(Duration),
-    Jump(i64),
-    Source(Behaviour),
-    Latency(Duration),
-    ApiLatency(Duration),
-    Repeat(Repeat),
-    Get(Way),
-    Put(Way),
-    Forget {
-        app: usize,
-    },
-}
-
-/// What a method of the store does.
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    Works,
-    Fails,
-    Hangs,
-    Panics,
-    /// `get` finds nothing, `put` keeps nothing.
-    Forgets,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let way = || {
-        select(vec![
-            Way::Works,
-            Way::Works,
-            Way::Fails,
-            Way::Hangs,
-            Way::Panics,
-            Way::Forgets,
-        ])
-    };
-    let errcode = |errcode| Behaviour::Fail(Error::api(errcode, ""));
-    let behaviours = vec![
-        Behaviour::Issue,
-        Behaviour::Issue,
-        Behaviour::Issue,
-        Behaviour::Fail(Error::transient("lost")),
-        Behaviour::Fail(Error::refused("no")),
-        Behaviour::Fail(Error::not_ready("wait")),
-        errcode(45009),
-        errcode(-1),
-        Behaviour::Hang,
-        Behaviour::Panic,
-    ];
-    let repeats = vec![
-        Repeat::SameToken,
-        Repeat::SameTokenShorter,
-        Repeat::SameTokenExtended,
-        Repeat::NewTokenOldValid,
-        Repeat::NewTokenEndsOld,
-    ];
-    let times = [1, 100, 1000, 2000, 10_000, 60_000, 300_000, 6_900_000];
-    let times = times.map(Duration::from_millis).to_vec();
-    let step = prop_oneof![
-        12 => (0..APPS, select(vec!["good", "good", "good", "other", "bad"]))
-            .prop_map(|(app, path)| Step::Request { app, path }),
-        2 => Just(Step::Drop),
-        4 => (0..APPS, select(vec![40014, 42001])).prop_map(|(app, errcode)| Step::End { app, errcode }),
-        1 => (0..APPS).prop_map(|app| Step::Other { app }),
-        6 => select(times).prop_map(Step::Advance),
-        1 => select(vec![-10_000, -3, 3, 10_000]).prop_map(Step::Jump),
-        4 => select(behaviours).prop_map(Step::Source),
-        1 => select(vec![0, 50, 3000]).prop_map(|ms| Step::Latency(Duration::from_millis(ms))),
-        1 => select(vec![0, 50, 3000]).prop_map(|ms| Step::ApiLatency(Duration::from_millis(ms))),
-        1 => select(repeats).prop_map(Step::Repeat),
-        1 => way().prop_map(Step::Get),
-        1 => way().prop_map(Step::Put),
-        1 => (0..APPS).prop_map(|app| Step::Forget { app }),
-    ];
-    prop::collection::vec(step, 1..40)
-}
-
-/// A store of two rows that does what it is told.
-struct Table {
-    get: Mutex<Way>,
-    put: Mutex<Way>,
-    rows: Mutex<Vec<(TokenKey, AccessToken)>>,
-}
-
-impl Table {
-    fn keep(&self, key: &TokenKey, token: &AccessToken) {
-        let mut rows = self.rows.lock().unwrap();
-        rows.retain(|(other, _)| other != key);
-        rows.push((key.clone(), token.clone()));
-    }
-}
-
-async fn go(way: Way) -> Result<bool, BoxError> {
-    match way {
-        Way::Works => Ok(true),
-        Way::Forgets => Ok(false),
-        Way::Fails => Err("a failure".into()),
-        Way::Hangs => std::future::pending().await,
-        Way::Panics => std::panic::resume_unwind(Box::new("a panic")),
-    }
-}
-
-#[crate::async_trait]
-impl TokenStore for Table {
-    async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
-        let way = *self.get.lock().unwrap();
-        if !go(way).await? {
-            return Ok(None);
-        }
-        let rows = self.rows.lock().unwrap();
-        Ok(rows
-            .iter()
-            .find(|(other, _)| other == key)
-            .map(|(_, token)| token.clone()))
-    }
-
-    async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
-        let way = *self.put.lock().unwrap();
-        if go(way).await? {
-            self.keep(key, token);
-        }
-        Ok(())
-    }
-}
-
-/// A request under way.
-struct Asked {
-    since: Instant,
-    /// Whether there was a local copy then that the API would take.
-    must_succeed: bool,
-    /// How long the answer is on its way.
-    way: Duration,
-    answer: JoinHandle<Result<i64, Error>>,
-}
-
-/// A local copy that a request would succeed with.
-struct Usable {
-    token: AccessToken,
-    is_being_refreshed: bool,
-    /// How often the source had been asked by then.
-    tries: usize,
-}
-
 /// One history.
 struct History {
+    setup: Setup,
+    runtime: Runtime,
     world: World,
-    manager: TokenManager,
     table: Arc<Table>,
-    client: reqwest_middleware::ClientWithMiddleware,
+    members: Vec<(TokenManager, ClientWithMiddleware)>,
     apps: Vec<Credentials>,
-    asked: VecDeque<Asked>,
+    keys: Vec<TokenKey>,
     began: Instant,
     api_latency: Duration,
-    /// When another process put a token into the store last, for which app.
-    other_token_at: HashMap<Arc<str>, Instant>,
-    /// When which app was forgotten, which ends its cooldown.
-    forgotten: Vec<(Arc<str>, Instant)>,
-    /// Fetches that clocks, other processes and callers may cause beside the expiry of tokens.
+    asked: VecDeque<Asked>,
+    requests: usize,
+    told: Told,
+    /// How many tries have been looked at.
+    tries: usize,
+    /// When which manager was told to forget which app, which ends its cooldown.
+    forgotten: Vec<(Member, usize, Instant)>,
+    /// When which manager was asked for which app on a runtime that shut down.
+    lost: Vec<(Who, Instant)>,
+    /// Fetches that clocks, revocations and callers may cause beside the expiry of tokens.
     causes: u32,
 }
 
+/// A manager and an app.
+type Who = (Member, usize);
+
 impl History {
-    fn new() -> Self {
-        let world = World::new();
-        world.issuer.rejects_always("bad");
-        let table = Arc::new(Table {
-            get: Mutex::new(Way::Works),
-            put: Mutex::new(Way::Works),
-            rows: Mutex::default(),
+    fn new(setup: Setup) -> Self {
+        fastrand::seed(setup.seed);
+        let runtime = paused_runtime();
+        let table = Table::new();
+        let world = runtime.block_on(async {
+            // So that its clock is ahead of those of the runtimes that are built later.
+            advance(Duration::from_secs(3600)).await;
+            World::at(this_second(setup.fraction))
         });
-        let manager = world
-            .builder()
-            .store(table.clone())
-            .refresh_budget(BUDGET)
-            .build();
+        world.issuer.rejects_always(BAD);
+        world.issuer.lives(setup.lifetime);
+        let member = |member| {
+            let mut builder = world.builder_of(member).store(table.clone());
+            if setup.looks {
+                builder = builder.local_copy(Duration::ZERO);
+            }
+            let manager = builder.refresh_budget(BUDGET).build();
+            let client = world.client_of(member, &manager);
+            (manager, client)
+        };
+        let inside = runtime.enter();
+        let members: Vec<_> = (0..setup.members).map(member).collect();
+        let began = Instant::now();
+        drop(inside);
+        let apps = (0..APPS).map(|n| Credentials::new("corp", n.to_string()));
+        let apps: Vec<_> = apps.collect();
         Self {
-            client: world.client(&manager),
+            keys: apps.iter().map(|app| members[0].0.key(app)).collect(),
+            began,
+            setup,
+            runtime,
             world,
-            manager,
             table,
-            apps: (0..APPS)
-                .map(|n| Credentials::new("corp", n.to_string()))
-                .collect(),
-            asked: VecDeque::new(),
-            began: Instant::now(),
+            members,
+            apps,
             api_latency: Duration::ZERO,
-            other_token_at: HashMap::new(),
+            asked: VecDeque::new(),
+            requests: 0,
+            told: Told::default(),
+            tries: 0,
             forgotten: Vec::new(),
+            lost: Vec::new(),
             causes: 0,
         }
     }
 
-    async fn run(mut self, steps: Vec<Step>) {
+    fn run(mut self, steps: Vec<Step>) {
+        let mut before = self.standings();
         for step in steps {
-            let before: Vec<_> = self.apps.iter().map(|app| self.usable(app)).collect();
-            let forgets = matches!(step, Step::Forget { .. });
-            self.take(step).await;
-            self.check_requests().await;
+            self.take(&step);
+            self.check_requests();
             self.check_fetches();
-            if !forgets {
-                self.check_nothing_was_lost(before);
-            }
+            let after = self.standings();
+            self.check_tokens(&step, &before, &after);
+            before = after;
         }
-        self.let_all_end().await;
+        self.let_all_end();
     }
 
-    async fn take(&mut self, step: Step) {
+    fn standings(&self) -> Vec<(Who, Option<Standing>)> {
+        self.in_time(|it| it.all().map(|who| (who, it.standing(who))).collect())
+    }
+
+    /// All managers with all apps.
+    fn all(&self) -> impl Iterator<Item = Who> + use<> {
+        let members = self.members.len();
+        (0..members).flat_map(|member| (0..APPS).map(move |app| (member, app)))
+    }
+
+    fn take(&mut self, step: &Step) {
         let issuer = &self.world.issuer;
-        match step {
-            Step::Request { app, path } => {
-                let calls = issuer.calls().len();
-                self.ask(app, path);
-                self.settle().await;
-                if self.api_latency.is_zero() {
-                    self.check_rejected_is_not_kept(app, path, calls);
-                }
-                return;
-            }
+        match *step {
+            Step::Request { member, app, path } => self.ask((member, app), path),
+            Step::ShortLived { member, app, time } => self.ask_for_so_long((member, app), time),
+            Step::Outside { member, app } => self.ask_outside((member, app)),
             Step::Drop => {
                 if let Some(asked) = self.asked.pop_front() {
                     asked.answer.abort();
                 }
             }
-            Step::End { app, errcode } => issuer.end(&self.apps[app], errcode),
-            Step::Other { app } => {
-                let app = &self.apps[app];
-                self.table.keep(&self.manager.key(app), &issuer.issue(app));
-                // Finding it is a success, which ends a cooldown.
-                self.other_token_at
-                    .insert(app.name().clone(), Instant::now());
+            Step::End { app, errcode } => {
+                self.causes += 1;
+                issuer.end(&self.apps[app], errcode);
             }
-            Step::Advance(by) => {
-                // Waits end on the way, one after the other, and what comes after them begins.
-                sleep(by).await;
+            Step::RejectAll(all) => issuer.rejects_all(all),
+            Step::Other { app } => self.put_other(app),
+            Step::Dead { app } => {
+                self.put_other(app);
+                self.world.issuer.end(&self.apps[app], 40014);
             }
+            Step::Old { app, which } => {
+                let past = self.table.past(&self.keys[app]);
+                if !past.is_empty() {
+                    self.in_time(|it| it.table.keep(&it.keys[app], which.get(&past)));
+                }
+            }
+            Step::Advance(by) => self.advance(by),
             Step::Jump(secs) => {
                 self.causes += 2 * APPS as u32;
                 self.world.clock.jump(secs);
             }
-            Step::Source(behaviour) => issuer.usually(behaviour),
+            Step::Source(ref behaviour) => issuer.usually(behaviour.clone()),
             Step::Latency(latency) => issuer.takes(latency),
             Step::ApiLatency(latency) => {
                 self.api_latency = latency;
@@ -283,286 +167,140 @@ impl History {
             Step::Repeat(repeat) => issuer.repeats(repeat),
             Step::Get(way) => *self.table.get.lock().unwrap() = way,
             Step::Put(way) => *self.table.put.lock().unwrap() = way,
-            Step::Forget { app } => {
+            Step::Forget { member, app } => {
                 self.causes += 1;
-                let app = &self.apps[app];
-                self.manager.forget(app);
-                self.forgotten.push((app.name().clone(), Instant::now()));
+                self.members[member].0.forget(&self.apps[app]);
+                let now = self.in_time(|_| Instant::now());
+                self.forgotten.push((member, app, now));
             }
         }
-        self.settle().await;
+        self.settle();
     }
 
-    fn ask(&mut self, app: usize, path: &'static str) {
-        let must_succeed = path != "bad" && self.usable(&self.apps[app]).is_some();
-        let client = self.client.clone();
-        let url = format!("https://qyapi.weixin.qq.com/cgi-bin/{path}");
-        let request = client.get(url).with_extension(self.apps[app].clone());
-        self.asked.push_back(Asked {
-            since: Instant::now(),
-            must_succeed,
-            way: self.api_latency,
-            answer: tokio::spawn(errcode_of(request)),
+    /// Another process fetches a token and puts it into the store.
+    fn put_other(&mut self, app: usize) {
+        self.causes += 1;
+        self.in_time(|it| {
+            let token = it.world.issuer.issue(&it.apps[app]);
+            it.table.keep(&it.keys[app], &token);
+        });
+    }
+
+    /// Does this where the clock is that of the history.
+    fn in_time<T>(&self, act: impl FnOnce(&Self) -> T) -> T {
+        let _inside = self.runtime.enter();
+        act(self)
+    }
+
+    /// Waits end on the way, one after the other, and what comes after them begins. Timers go in whole milliseconds, the clock does not.
+    fn advance(&self, by: Duration) {
+        let whole = Duration::from_millis(by.as_millis() as u64);
+        self.runtime.block_on(async {
+            if !whole.is_zero() {
+                sleep(whole).await;
+            }
+            if by > whole {
+                advance(by - whole).await;
+            }
         });
     }
 
     /// Lets all that can run do so, at this moment in time.
-    async fn settle(&self) {
-        for _ in 0..20 {
-            yield_now().await;
-        }
+    fn settle(&self) {
+        self.runtime.block_on(settle());
     }
 
-    /// The local copy, if it has not expired, no call has rejected it, and the API would take it.
-    fn usable(&self, app: &Credentials) -> Option<Usable> {
-        let (slot, now) = (self.manager.shared.slots.find(app)?, self.world.clock.now());
-        let state = slot.lock();
-        let local = state.local.as_ref()?;
-        let token = local.token.clone();
-        let was_rejected = self
-            .world
-            .issuer
-            .calls()
-            .iter()
-            .any(|call| rejected(call, &token));
-        let lives = now < token.expires_at() && self.world.issuer.takes_token(&token);
-        (lives && !was_rejected).then(|| Usable {
-            token,
-            is_being_refreshed: now >= local.refresh_at || state.refresh.is_some(),
-            tries: self.tries(app).len(),
-        })
+    fn request(&mut self, (member, app): Who, path: &str) -> RequestBuilder {
+        self.requests += 1;
+        let url = format!("https://qyapi.weixin.qq.com/cgi-bin/{path}");
+        let request = self.members[member].1.get(url);
+        request
+            .with_extension(self.apps[app].clone())
+            .with_extension(Numbered(self.requests))
     }
 
-    /// What the source was asked for this app.
-    fn tries(&self, app: &Credentials) -> Vec<Try> {
-        let mut log = self.world.issuer.log();
-        log.retain(|it| it.app == *app.name());
-        log
+    fn ask(&mut self, who: Who, path: &'static str) {
+        let request = self.request(who, path);
+        let must_succeed = path != BAD && self.in_time(|it| it.has_token(who));
+        self.asked.push_back(Asked {
+            since: self.in_time(|_| Instant::now()),
+            must_succeed,
+            way: self.api_latency,
+            answer: self.runtime.spawn(errcode_of(request)),
+        });
     }
 
-    /// No caller waits without a bound, none gets anything but an answer or an error of ours, and one that found a usable
-    /// token succeeds.
-    async fn check_requests(&mut self) {
-        let mut waiting = VecDeque::new();
-        for asked in std::mem::take(&mut self.asked) {
-            if !asked.answer.is_finished() {
-                assert!(
-                    asked.since.elapsed() < LONGEST_WAIT,
-                    "a caller was left waiting"
-                );
-                let may_wait = !asked.must_succeed || asked.since.elapsed() <= asked.way;
-                assert!(may_wait, "a caller waits, though there was a token");
-                waiting.push_back(asked);
-                continue;
+    /// Sends a request on a runtime that shuts down after this time. What was started on it is lost.
+    fn ask_for_so_long(&mut self, who: Who, time: Duration) {
+        let request = self.request(who, "good");
+        let now = self.in_time(|_| Instant::now());
+        let short = paused_runtime();
+        short.block_on(async {
+            advance(now - Instant::now()).await;
+            let _dropped = tokio::spawn(errcode_of(request));
+            settle().await;
+            if !time.is_zero() {
+                sleep(time).await;
             }
-            let answer = asked.answer.await.expect("no panic");
-            if asked.must_succeed {
-                assert_eq!(answer.ok(), Some(0), "a usable token was at hand");
-            }
-        }
-        self.asked = waiting;
+        });
+        drop(short);
+        self.lost.push((who, now));
+        self.causes += 1;
+        self.advance(time);
     }
 
-    /// Fetches keep within the bounds of single-flight, cooldowns, and budget.
-    fn check_fetches(&self) {
-        assert!(
-            self.world.issuer.most_under_way() <= 1,
-            "two fetches for one key"
-        );
-        let log = self.world.issuer.log();
-        check_block(&log);
-        for app in &self.apps {
-            let tries = self.tries(app);
-            let forgotten = self
-                .forgotten
-                .iter()
-                .filter(|(other, _)| other == app.name());
-            let mut forgotten: Vec<_> = forgotten.map(|(_, at)| *at).collect();
-            forgotten.extend(self.other_token_at.get(app.name()));
-            check_cooldowns(&tries, &forgotten);
-            let issued = tries
-                .iter()
-                .filter(|it| matches!(it.ended, Some((_, End::Issued))))
-                .count();
-            let elapsed = self.began.elapsed().as_secs();
-            let of_expiry = 2 + 3 * elapsed / (LIFETIME.as_secs() - 300);
-            let of_budget = u64::from(BUDGET) + elapsed / 10;
-            let allowed = of_expiry + of_budget + u64::from(self.causes);
-            assert!(
-                issued as u64 <= allowed,
-                "{issued} tokens issued, {allowed} allowed"
-            );
-        }
-    }
-
-    /// A usable token is never lost by a failure: it is still there, or another is. And none is fetched beside it.
-    fn check_nothing_was_lost(&self, before: Vec<Option<Usable>>) {
-        for (app, before) in self.apps.iter().zip(before) {
-            let Some(before) = before else { continue };
-            let calls = self.world.issuer.calls();
-            let was_rejected = calls.iter().any(|call| rejected(call, &before.token));
-            if was_rejected || before.token.expires_at() <= self.world.clock.now() {
-                continue;
-            }
-            // The slot of an app that was not used for long is dropped, since the store has the token.
-            let Some(slot) = self.manager.shared.slots.find(app) else {
-                continue;
-            };
-            assert!(slot.lock().local.is_some(), "a usable token was lost");
-            let now = self.usable(app).filter(|now| now.token == before.token);
-            if let Some(now) =
-                now.filter(|now| !now.is_being_refreshed && !before.is_being_refreshed)
-            {
-                assert_eq!(now.tries, before.tries, "a fetch, though there was a token");
-            }
-        }
-    }
-
-    /// A token that was rejected just now is being replaced, or gone, or the refresh is held back.
-    fn check_rejected_is_not_kept(&self, app: usize, path: &str, calls_before: usize) {
-        let calls = self.world.issuer.calls();
-        let slot = self
-            .manager
-            .shared
-            .slots
-            .find(&self.apps[app])
-            .expect("a slot");
-        let mut state = slot.lock();
-        let now = Instant::now();
-        if let Some(local) = &state.local
-            && let Some(call) = calls[calls_before..].last()
-            && call.path == path
-            // A path that always rejects may be the fault of another manager the first time.
-            && path != "bad"
-            && rejected(call, &local.token)
-            && state.refresh.is_none()
-        {
-            let path = format!("/cgi-bin/{path}");
-            assert!(
-                state.guard().take(&path, BUDGET, now).is_err(),
-                "a rejected token is kept, though another is to be had"
-            );
-        }
-        for (i, call) in calls.iter().enumerate() {
-            let earlier = calls[..i].iter().filter(|earlier| {
-                earlier.path != "bad"
-                    && earlier.token == call.token
-                    && earlier.errcode != 0
-                    && (earlier.answered == earlier.began || earlier.answered < call.began)
-            });
-            for earlier in earlier {
-                let bettered = self.bettered_between(&call.token, earlier.fetched, call.fetched);
-                assert!(
-                    !bettered,
-                    "a rejected token was sent, though there was another"
-                );
-            }
-        }
-    }
-
-    /// Whether another token was fetched for the app of this one in between.
-    fn bettered_between(&self, token: &str, from: usize, to: usize) -> bool {
-        let fetched = self.world.issuer.given();
-        let Some((key, _)) = fetched.iter().find(|(_, value)| value == token) else {
-            return false;
+    /// Asks for a token outside of any runtime.
+    fn ask_outside(&self, who @ (member, app): Who) {
+        let Some(standing) = self.standing(who) else {
+            return;
         };
-        let between = fetched.get(from..to).unwrap_or_default();
-        between
-            .iter()
-            .any(|(other, value)| other == key && value != token)
+        if standing.is_being_refreshed_now {
+            return;
+        }
+        self.in_time(|it| it.world.clock.stop());
+        let manager = &self.members[member].0;
+        let token = manager.token(&self.apps[app]).now_or_never();
+        self.world.clock.go_on();
+        let token = token.expect("no wait");
+        if let Some(local) = &standing.local
+            && local.is_usable
+        {
+            assert_eq!(token.ok().as_ref(), Some(&local.token), "outside");
+        }
     }
 
     /// With faults gone and time going on, every caller gets an answer.
-    async fn let_all_end(mut self) {
+    fn let_all_end(mut self) {
         self.world.issuer.usually(Behaviour::Issue);
         *self.table.get.lock().unwrap() = Way::Works;
         *self.table.put.lock().unwrap() = Way::Works;
-        sleep(LONGEST_WAIT).await;
-        self.settle().await;
-        self.check_requests().await;
+        self.advance(LONGEST_WAIT);
+        self.settle();
+        self.check_requests();
         assert!(self.asked.is_empty(), "a caller was left waiting");
     }
 }
 
-fn rejected(call: &Call, token: &AccessToken) -> bool {
-    call.errcode != 0 && call.token == token.expose_secret()
-}
-
-/// How much time has passed, by the clock that says more.
-fn passed(from: Moment, to: Moment) -> Duration {
-    let by_wall = to.wall.duration_since(from.wall).unwrap_or_default();
-    to.instant.duration_since(from.instant).max(by_wall)
-}
-
-/// After 45009 nobody is fetched for in the next minute.
-fn check_block(log: &[Try]) {
-    let minute = Duration::from_secs(60);
-    for (n, blocked) in log.iter().enumerate() {
-        let Some((at, End::Failed(error))) = &blocked.ended else {
-            continue;
-        };
-        if error.errcode() != Some(45009) {
-            continue;
-        }
-        let after = log[n + 1..]
-            .iter()
-            .filter(|it| it.began.instant > at.instant);
-        let too_soon = after
-            .map(|it| passed(*at, it.began))
-            .find(|it| *it < minute);
-        assert_eq!(too_soon, None, "a fetch while blocked");
+async fn settle() {
+    for _ in 0..20 {
+        yield_now().await;
     }
 }
 
-/// After a refusal there is none for 10 s, or for 1 s if there is no token any more. After four transient failures in a row there is none for
-/// 1 s.
-fn check_cooldowns(tries: &[Try], forgotten: &[Instant]) {
-    let second = Duration::from_secs(1);
-    let mut in_a_row: Vec<&Try> = Vec::new();
-    for next in tries {
-        let since = in_a_row.first().map(|first| first.began.instant);
-        if forgotten
-            .iter()
-            .any(|at| since <= Some(*at) && *at <= next.began.instant)
-        {
-            in_a_row.clear();
+fn histories() -> impl Strategy<Value = (Setup, Vec<Step>)> {
+    (steps::setups(), steps::steps()).prop_map(|(setup, mut steps)| {
+        for step in &mut steps {
+            step.choose_from(setup.members);
         }
-        let last = in_a_row.last().and_then(|last| last.ended.as_ref());
-        match last {
-            Some((at, End::Failed(error))) if error.kind() == ErrorKind::Refused => {
-                assert!(passed(*at, next.began) >= second, "a fetch after a refusal");
-            }
-            Some((at, End::Failed(error))) if error.is_transient() && in_a_row.len() >= 4 => {
-                let last_five = in_a_row[in_a_row.len() - 4..].windows(2);
-                let mut pauses = last_five.map(|two| {
-                    let ended = two[0].ended.as_ref().map_or(two[0].began, |(at, _)| *at);
-                    passed(ended, two[1].began)
-                });
-                let rested = passed(*at, next.began) >= second || pauses.any(|it| it >= second);
-                assert!(rested, "a fifth try without a pause");
-            }
-            _ => {}
-        }
-        match &next.ended {
-            Some((_, End::Failed(error))) if error.is_transient() => in_a_row.push(next),
-            Some((_, End::Failed(error))) if error.kind() == ErrorKind::Refused => {
-                in_a_row = vec![next];
-            }
-            _ => in_a_row.clear(),
-        }
-    }
+        (setup, steps)
+    })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     #[test]
-    fn every_history_keeps_the_promises(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(async { History::new().run(steps).await });
+    fn every_history_keeps_the_promises((setup, steps) in histories()) {
+        History::new(setup).run(steps);
     }
 }

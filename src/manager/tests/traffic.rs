@@ -1,337 +1,296 @@
 //! Steady traffic through random scenes, in which requests may fail for a good reason only, and fetches may be made for one only.
 
+mod bounds;
+mod scenes;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use proptest::prelude::*;
-use proptest::sample::select;
 use reqwest_middleware::ClientWithMiddleware;
+use tokio::runtime::Runtime;
+use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep};
 
-use super::world::{Behaviour, Repeat, World, app, call};
+use self::scenes::{Scene, Trouble, scenes};
+use super::world::{Behaviour, Member, Repeat, World, app, call, paused_runtime, this_second};
 use crate::{AccessToken, BoxError, Error, TokenKey, TokenStore};
-
-/// How long the traffic goes on, and how far apart the calls of one client are.
-const TIME: Duration = Duration::from_secs(30);
-const STEP: Duration = Duration::from_millis(50);
-/// In scenes of the last minutes of a token, this is its lifetime. A refresh ahead begins 20 s before its end.
-const LIFETIME: u64 = 200;
-
-#[derive(Clone, Debug)]
-struct Scene {
-    /// One has a store of its own, several share one.
-    managers: usize,
-    repeat: Repeat,
-    lifetime: u64,
-    /// How long the traffic begins after the first token was fetched.
-    begins: Duration,
-    latency: Duration,
-    /// So many paths that always reject are called in turn with the good one.
-    bad: usize,
-    looks_at_each_request: bool,
-    trouble: Trouble,
-}
-
-/// What happens beside the traffic.
-#[derive(Clone, Debug)]
-enum Trouble {
-    None,
-    /// The token is revoked at these times, in seconds.
-    Revoked(Vec<u64>),
-    /// So many fetches fail like this, before the token expires.
-    RefreshesAheadFail(Behaviour, usize),
-    /// The first fetch fails like this, for one of the managers.
-    OneIsRefused(Behaviour),
-    /// The store has a token that was issued before the first, as if a replica lagged.
-    OldToken,
-    /// The store gets a newer token that is dead.
-    DeadToken,
-}
-
-fn scenes() -> impl Strategy<Value = Scene> {
-    let errcode = |errcode| Behaviour::Fail(Error::api(errcode, "no"));
-    let refused = || Behaviour::Fail(Error::refused("no"));
-    let transient = || Behaviour::Fail(Error::transient("lost"));
-    let ahead = prop_oneof![
-        (Just(refused()), 1..=2_usize),
-        (Just(transient()), 1..=8_usize),
-        (Just(Behaviour::Panic), 1..=4_usize),
-        (
-            Just(Behaviour::Fail(Error::not_ready("wait"))),
-            1..=10_usize
-        ),
-    ];
-    let trouble = prop_oneof![
-        Just(Trouble::None),
-        prop::collection::vec(0..25_u64, 1..4).prop_map(|mut times| {
-            times.sort_unstable();
-            times.dedup();
-            Trouble::Revoked(times)
-        }),
-        ahead.prop_map(|(behaviour, times)| Trouble::RefreshesAheadFail(behaviour, times)),
-        select(vec![errcode(45009), errcode(60020), refused()]).prop_map(Trouble::OneIsRefused),
-        Just(Trouble::OldToken),
-        Just(Trouble::DeadToken),
-    ];
-    let repeats = vec![
-        Repeat::SameToken,
-        Repeat::SameTokenShorter,
-        Repeat::SameTokenExtended,
-        Repeat::NewTokenOldValid,
-        Repeat::NewTokenEndsOld,
-    ];
-    let parts = (
-        1..=3_usize,
-        select(repeats),
-        select(vec![2, 15, LIFETIME, 7200]),
-        any::<bool>(),
-        0..1000_u64,
-        select(vec![0, 20, 300]),
-        select(vec![0, 0, 1, 3]),
-        any::<bool>(),
-        trouble,
-    );
-    parts.prop_map(
-        |(managers, repeat, lifetime, ahead, fraction, latency, bad, looks, trouble)| {
-            let fails_ahead = matches!(trouble, Trouble::RefreshesAheadFail(..));
-            let one_is_refused = matches!(trouble, Trouble::OneIsRefused(_));
-            let is_old = fails_ahead || (ahead && lifetime == LIFETIME);
-            let begins = if is_old { LIFETIME - 22 } else { 0 };
-            Scene {
-                managers: match trouble {
-                    Trouble::OneIsRefused(_) => managers.max(2),
-                    Trouble::RefreshesAheadFail(..) => 1,
-                    _ => managers,
-                },
-                repeat,
-                lifetime: match trouble {
-                    Trouble::RefreshesAheadFail(..) => LIFETIME,
-                    Trouble::OneIsRefused(_) => 7200,
-                    _ => lifetime,
-                },
-                begins: Duration::from_millis(begins * 1000 + fraction),
-                latency: Duration::from_millis(latency),
-                bad: if fails_ahead || one_is_refused {
-                    0
-                } else {
-                    bad
-                },
-                looks_at_each_request: looks,
-                trouble,
-            }
-        },
-    )
-}
 
 /// A store of one row for each key, which counts how often it is asked.
 #[derive(Default)]
 struct Table {
     rows: Mutex<HashMap<TokenKey, AccessToken>>,
     gets: AtomicUsize,
+    keeps_first: bool,
+    /// How long an answer takes at most, so that managers race.
+    latency: Duration,
+}
+
+impl Table {
+    async fn answer(&self) {
+        if !self.latency.is_zero() {
+            sleep(self.latency.mul_f64(fastrand::f64())).await;
+        }
+    }
 }
 
 #[crate::async_trait]
 impl TokenStore for Table {
     async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
         self.gets.fetch_add(1, Ordering::Relaxed);
+        self.answer().await;
         Ok(self.rows.lock().unwrap().get(key).cloned())
     }
 
     async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
-        self.rows.lock().unwrap().insert(key.clone(), token.clone());
+        self.answer().await;
+        let mut rows = self.rows.lock().unwrap();
+        if !self.keeps_first || !rows.contains_key(key) {
+            rows.insert(key.clone(), token.clone());
+        }
         Ok(())
     }
 }
 
-impl Scene {
-    async fn play(&self) {
-        let world = World::new();
-        world.issuer.repeats(self.repeat);
-        world.issuer.lives(Duration::from_secs(self.lifetime));
-        let old = world.issuer.issue(&app());
-        sleep(Duration::from_millis(1)).await;
-        if self.repeat != Repeat::NewTokenOldValid {
-            world.issuer.end(&app(), 40014);
-        }
-        let table = Arc::new(Table::default());
-        let clients: Vec<_> = (0..self.managers)
-            .map(|_| self.client(&world, &table))
-            .collect();
-        let key = world.manager().key(&app());
+/// A scene that is played.
+struct Stage {
+    scene: Scene,
+    runtime: Runtime,
+    world: World,
+    table: Arc<Table>,
+    clients: Vec<ClientWithMiddleware>,
+}
 
-        if let Trouble::OneIsRefused(behaviour) = &self.trouble {
-            world.issuer.next(behaviour.clone());
-        } else {
-            for client in &clients {
-                assert!(matches!(call(client, "good").await, Ok(0)));
-            }
+/// What one client saw.
+#[derive(Default)]
+struct Seen {
+    calls: usize,
+    /// When the good calls began that were not answered with 0.
+    bad: Vec<Duration>,
+    /// The longest time that a good call took.
+    longest: Duration,
+}
+
+impl Stage {
+    fn new(scene: Scene) -> Self {
+        fastrand::seed(scene.seed);
+        let runtime = paused_runtime();
+        let world = runtime.block_on(async {
+            // So that its clock is ahead of those of the runtimes that are built later.
+            advance(Duration::from_secs(3600)).await;
+            World::at(this_second(Duration::ZERO))
+        });
+        let issuer = &world.issuer;
+        issuer.repeats(scene.repeat);
+        issuer.lives(Duration::from_secs(scene.lifetime));
+        for n in 0..scene.bad {
+            issuer.rejects_always(&format!("bad{n}"));
         }
-        advance(self.begins).await;
-        world.issuer.takes(self.latency);
-        match &self.trouble {
-            Trouble::RefreshesAheadFail(behaviour, times) => {
-                for _ in 0..*times {
-                    world.issuer.next(behaviour.clone());
+        let several = scene.managers > 1;
+        let table = Arc::new(Table {
+            keeps_first: scene.keeps_first,
+            latency: Duration::from_millis(if several { 3 } else { 0 }),
+            ..Table::default()
+        });
+        let inside = runtime.enter();
+        let client = |member| {
+            let mut builder = world.builder_of(member);
+            let needs_store = matches!(scene.trouble, Trouble::OldToken | Trouble::DeadTokens(_));
+            if several || needs_store || scene.keeps_first {
+                builder = builder.store(table.clone());
+            }
+            if scene.looks_at_each_request {
+                builder = builder.local_copy(Duration::ZERO);
+            }
+            world.client_of(member, &builder.build())
+        };
+        let clients = (0..scene.managers).map(client).collect();
+        drop(inside);
+        Self {
+            scene,
+            runtime,
+            world,
+            table,
+            clients,
+        }
+    }
+
+    fn play(&self) {
+        let (scene, issuer) = (&self.scene, &self.world.issuer);
+        let first_token_at = self.runtime.block_on(self.open());
+        let asked = || {
+            (
+                issuer.fetch_count(),
+                self.table.gets.load(Ordering::Relaxed),
+            )
+        };
+        let before = asked();
+        if let Trouble::ShortLivedRuntimes(tenths) = scene.trouble {
+            self.call_from_short_lived_runtimes(Duration::from_millis(tenths * 100));
+        }
+        let seen = self.runtime.block_on(async {
+            let callers = self.clients.iter().enumerate();
+            let callers = callers.map(|(member, client)| self.traffic(member, client));
+            let seen = join_all(callers);
+            tokio::join!(seen, self.trouble()).0
+        });
+        let after = asked();
+
+        for seen in &seen {
+            let (bad, allowed) = (seen.bad.len(), scene.allowed_bad());
+            assert!(bad <= allowed, "{bad} calls failed, {allowed} allowed");
+            if scene.is_race() {
+                for bad in &seen.bad {
+                    let revoked = scene.trouble.times().iter().rev();
+                    let revoked = revoked.map(|at| Duration::from_millis(at * 100));
+                    let last = revoked.into_iter().find(|at| at <= bad).unwrap_or_default();
+                    assert!(
+                        *bad <= last + Duration::from_secs(1),
+                        "a call failed {bad:?} after the start, {last:?} was the last revocation"
+                    );
                 }
             }
-            Trouble::OldToken => drop(table.rows.lock().unwrap().insert(key, old)),
-            Trouble::DeadToken => {
-                let dead = world.issuer.issue(&app());
-                world.issuer.end(&app(), 40014);
-                table.rows.lock().unwrap().insert(key, dead);
+            if scene.refreshes_in_time() {
+                assert_eq!(seen.longest, Duration::ZERO, "a call waited");
             }
-            _ => {}
         }
-        let before = (
-            world.issuer.fetch_count(),
-            table.gets.load(Ordering::Relaxed),
-        );
-        let (bad, calls) = self.traffic(&world, &clients).await;
-        let fetches = world.issuer.fetch_count() - before.0;
-        let gets = table.gets.load(Ordering::Relaxed) - before.1;
-
-        for bad in &bad {
-            assert!(*bad <= self.allowed_bad(), "{bad} calls failed");
+        if scene.is_repeated() {
+            // In its last second, of which the issuer does not tell, it has expired for the manager.
+            let expires = first_token_at + Duration::from_secs(scene.lifetime - 1);
+            let ahead = issuer.with_tries(|tries| {
+                let ahead = tries[before.0..].iter();
+                ahead.filter(|it| it.began.instant < expires).count()
+            });
+            assert!(ahead <= 2, "{ahead} refreshes ahead of a repeated token");
         }
-        let allowed = self.allowed_fetches();
+        let fetches = after.0 - before.0;
+        let allowed = scene.allowed_fetches();
         assert!(fetches <= allowed, "{fetches} fetches, {allowed} allowed");
+        self.check_looks(after.1 - before.1, fetches, &seen);
+    }
+
+    /// A request looks into the store once at most, and so does each fetch.
+    fn check_looks(&self, looks: usize, fetches: usize, seen: &[Seen]) {
+        let scene = &self.scene;
+        let calls: usize = seen.iter().map(|seen| seen.calls).sum();
         // Calls of bad paths that are held back look once more.
-        let bad_calls = if self.bad > 0 { calls } else { 0 };
-        let at_each = if self.looks_at_each_request {
+        let bad_calls = if scene.bad > 0 { calls } else { 0 };
+        let at_each = if scene.looks_at_each_request {
             calls + bad_calls
         } else {
             0
         };
-        let allowed = at_each + bad_calls + 4 * fetches + 4 * self.managers;
-        assert!(gets <= allowed || self.waits_for_others(), "{gets} looks");
+        let allowed = at_each + bad_calls + 4 * fetches + 4 * scene.managers;
+        assert!(looks <= allowed || scene.managers > 1, "{looks} looks");
     }
 
-    fn client(&self, world: &World, table: &Arc<Table>) -> ClientWithMiddleware {
-        let mut builder = world.builder();
-        if self.managers > 1 || matches!(self.trouble, Trouble::OldToken | Trouble::DeadToken) {
-            builder = builder.store(table.clone());
+    /// The first tokens, and what there is before the traffic. Returns when the first was fetched.
+    async fn open(&self) -> Instant {
+        let (scene, issuer) = (&self.scene, &self.world.issuer);
+        let old = issuer.issue(&app());
+        sleep(Duration::from_millis(1)).await;
+        if scene.repeat != Repeat::NewTokenOldValid {
+            issuer.end(&app(), 40014);
         }
-        if self.looks_at_each_request {
-            builder = builder.local_copy(Duration::ZERO);
+        match &scene.trouble {
+            Trouble::OneIsRefused(behaviour) => issuer.next(behaviour.clone()),
+            Trouble::NotReady(_) => {
+                issuer.usually(Behaviour::Fail(Error::not_ready("wait")));
+            }
+            _ => {
+                for client in &self.clients {
+                    assert!(matches!(call(client, "good").await, Ok(0)));
+                }
+            }
         }
-        for n in 0..self.bad {
-            world.issuer.rejects_always(&format!("bad{n}"));
+        let first_token_at = Instant::now();
+        advance(scene.begins).await;
+        issuer.takes(scene.latency);
+        match &scene.trouble {
+            Trouble::RefreshesAheadFail(behaviour, times) => {
+                for _ in 0..*times {
+                    issuer.next(behaviour.clone());
+                }
+            }
+            Trouble::OldToken => self.put(old),
+            _ => {}
         }
-        world.client(&builder.build())
+        first_token_at
     }
 
-    /// Returns how many good calls of each client were not answered 0, and how many calls there were.
-    async fn traffic(
-        &self,
-        world: &World,
-        clients: &[ClientWithMiddleware],
-    ) -> (Vec<usize>, usize) {
+    fn put(&self, token: AccessToken) {
+        let key = self.world.manager().key(&app());
+        self.table.rows.lock().unwrap().insert(key, token);
+    }
+
+    /// Does what happens beside the traffic.
+    async fn trouble(&self) {
+        let (scene, issuer) = (&self.scene, &self.world.issuer);
         let began = Instant::now();
-        let mut revoked: Vec<_> = match &self.trouble {
-            Trouble::Revoked(times) => times.iter().rev().copied().collect(),
-            _ => Vec::new(),
-        };
-        let (mut bad, mut calls) = (vec![0; clients.len()], 0);
-        while began.elapsed() < TIME {
-            if revoked
-                .last()
-                .is_some_and(|at| began.elapsed() >= Duration::from_secs(*at))
-            {
-                revoked.pop();
-                world.issuer.end(&app(), 40014);
+        for at in scene.trouble.times() {
+            sleep((began + Duration::from_millis(at * 100)).duration_since(Instant::now())).await;
+            if matches!(scene.trouble, Trouble::DeadTokens(_)) {
+                self.put(issuer.issue(&app()));
             }
-            for (client, bad) in clients.iter().zip(&mut bad) {
-                if !matches!(call(client, "good").await, Ok(0)) {
-                    *bad += 1;
-                }
-                if self.bad > 0 {
-                    let path = format!("bad{}", calls % self.bad);
-                    let _ = call(client, &path).await;
-                }
-                calls += 1;
-            }
-            sleep(STEP).await;
+            issuer.end(&app(), 40014);
         }
-        (bad, calls)
+        if let Trouble::NotReady(tenths) = scene.trouble {
+            sleep(Duration::from_millis(tenths * 100)).await;
+            issuer.usually(Behaviour::Issue);
+        }
     }
 
-    /// Whether managers may end each other's tokens, or wait until another has one.
-    fn waits_for_others(&self) -> bool {
-        self.managers > 1
+    /// One call after another by this client.
+    async fn traffic(&self, member: Member, client: &ClientWithMiddleware) -> Seen {
+        let (began, mut seen) = (Instant::now(), Seen::default());
+        sleep(Duration::from_millis(7 * member as u64)).await;
+        while began.elapsed() < self.scene.time() {
+            let sent = Instant::now();
+            if !matches!(call(client, "good").await, Ok(0)) {
+                seen.bad.push(sent - began);
+            }
+            seen.longest = seen.longest.max(sent.elapsed());
+            if self.scene.bad > 0 {
+                let path = format!("bad{}", seen.calls % self.scene.bad);
+                let _ = call(client, &path).await;
+            }
+            seen.calls += 1;
+            sleep(self.scene.step).await;
+        }
+        seen
     }
 
-    /// How many good calls of one client may fail.
-    fn allowed_bad(&self) -> usize {
-        let ends_others = self.managers > 1 && self.repeat == Repeat::NewTokenEndsOld;
-        let refreshes = match &self.trouble {
-            Trouble::Revoked(times) => times.len(),
-            _ => 1,
-        };
-        let of_expiry = match self.lifetime {
-            2 => 20,
-            15 => 4,
-            _ => 2,
-        };
-        let of_others = if ends_others {
-            2 * (refreshes + of_expiry + self.bad * 6)
-        } else {
-            0
-        };
-        let of_trouble = match &self.trouble {
-            Trouble::OneIsRefused(_) => 2,
-            Trouble::DeadToken => 1,
-            // Another manager has just put a token into the store that is revoked too, or is old.
-            Trouble::Revoked(times) if self.managers > 1 => times.len(),
-            Trouble::OldToken if self.managers > 1 => 1,
-            _ => 0,
-        };
-        // The issuer tells whole seconds only. Of a token that lives two it may tell of none, as often as a fetch is tried.
-        let is_told_of_none =
-            self.managers > 1 && self.lifetime == 2 && self.repeat == Repeat::SameTokenShorter;
-        of_others + of_trouble + if is_told_of_none { 4 } else { 0 }
-    }
-
-    fn allowed_fetches(&self) -> usize {
-        // A repeated token is fetched twice ahead and once when it has expired. In its last second it has no time left to tell of, so that
-        // fetch is tried again.
-        let tries = if self.repeat == Repeat::SameTokenShorter {
-            8
-        } else {
-            4
-        };
-        let of_expiry = match self.lifetime {
-            2 => 20 * tries,
-            15 => 3 * tries,
-            _ => 4,
-        };
-        let of_trouble = match &self.trouble {
-            Trouble::None | Trouble::OldToken => 0,
-            Trouble::Revoked(times) => times.len(),
-            Trouble::RefreshesAheadFail(_, times) => *times,
-            Trouble::OneIsRefused(_) | Trouble::DeadToken => 2,
-        };
-        // Each bad path is held back 2, 4, 8 and 16 s, and the budget ends some of that.
-        let of_bad = if self.bad == 0 { 0 } else { 12 };
-        self.managers
-            * (2 + of_expiry + of_trouble + of_bad)
-            * if self.managers > 1 { 2 } else { 1 }
+    /// One call each 50 ms, each on a runtime of its own that shuts down as soon as the call is answered.
+    fn call_from_short_lived_runtimes(&self, time: Duration) {
+        let step = Duration::from_millis(50);
+        let now = || self.runtime.block_on(async { Instant::now() });
+        let end = now() + time;
+        while now() < end {
+            let (now, short) = (now(), paused_runtime());
+            short.block_on(async {
+                advance(now - Instant::now()).await;
+                let answer = call(&self.clients[0], "good").await;
+                assert!(matches!(answer, Ok(0)), "on a short-lived runtime");
+                // So that a refresh has begun.
+                for _ in 0..5 {
+                    yield_now().await;
+                }
+            });
+            drop(short);
+            self.runtime.block_on(async { sleep(step).await });
+        }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn requests_fail_and_fetches_are_made_for_a_good_reason_only(scene in scenes()) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        fastrand::seed(7);
-        runtime.block_on(async { scene.play().await });
+        Stage::new(scene).play();
     }
 }
