@@ -268,7 +268,7 @@ impl Refresh {
     /// What the store holds, if that can serve.
     async fn look_into_store(&self, calls: &StoreCalls<'_>) -> Option<AccessToken> {
         let now = || self.shared.clock.now();
-        let stored = calls.get().await;
+        let stored = calls.get(self.permit.is_ok()).await;
         stored.filter(|token| calls.in_hand.can_serve(token, now()))
     }
 

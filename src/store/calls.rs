@@ -30,10 +30,10 @@ pub(crate) struct StoreCalls<'a> {
 }
 
 impl StoreCalls<'_> {
-    /// What the store holds. `None` too if it fails, or has just failed and is not asked.
-    pub(crate) async fn get(&self) -> Option<AccessToken> {
+    /// What the store holds. `None` too if it fails. If it has just failed, it is asked only if the token can't come from anywhere else.
+    pub(crate) async fn get(&self, has_alternative: bool) -> Option<AccessToken> {
         let turn = self.health.turn(Instant::now());
-        if turn == Turn::Skip {
+        if turn == Turn::Skip && has_alternative {
             return None;
         }
         let getting = async { self.store.get(self.key).await };

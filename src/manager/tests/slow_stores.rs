@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::stores::{Store, Way};
-use super::world::{LIFETIME, World, app};
-use crate::{Credentials, TokenManager, TokenStore};
+use super::world::{Behaviour, LIFETIME, World, app};
+use crate::{Credentials, Error, TokenManager, TokenStore};
 
 const LIMIT: Duration = Duration::from_secs(2);
 /// How long a caller with a good token waits for the store.
@@ -158,4 +158,17 @@ async fn tokens_that_live_for_seconds_are_there_in_time_over_a_store_that_hangs(
         assert_eq!(wait(&manager, &app()).await, Duration::ZERO);
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_has_just_failed_is_asked_if_the_source_must_not_be() {
+    let world = World::new();
+    let store = Store::new(Way::Fails, Way::Works);
+    let manager = world.builder().store(store.clone()).build();
+    world.issuer.next(Behaviour::Fail(Error::refused("no")));
+    assert!(manager.token(&app()).await.is_err());
+    store.goes(Way::Works, Way::Works);
+    let other = world.issuer.issue(&app());
+    store.put(&manager.key(&app()), &other).await.unwrap();
+    assert_eq!(manager.token(&app()).await.unwrap(), other);
 }
