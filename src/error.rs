@@ -205,7 +205,6 @@ impl Error {
     }
 
     /// What the issuer said beside the errcode.
-    #[cfg(feature = "redis")]
     pub(crate) fn errmsg(&self) -> &str {
         match &self.0.reason {
             Reason::Api { errmsg, .. } => errmsg,

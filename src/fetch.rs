@@ -3,12 +3,8 @@
 mod gate;
 mod limits;
 mod pause;
-#[cfg(feature = "redis")]
-mod shared;
 
-use std::fmt::{self, Debug};
 use std::panic::AssertUnwindSafe;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -18,38 +14,28 @@ use tokio::time::{Instant, timeout};
 
 pub(crate) use self::gate::Gate;
 pub(crate) use self::limits::Limits;
-pub(crate) use self::pause::{Hearsay, Pauses, failures_behind, pause_after};
+pub(crate) use self::pause::{Hearsay, Pauses, pause_after};
 use crate::clock::Clock;
-use crate::in_hand::InHand;
 use crate::redact::in_one_line;
-use crate::store::StoreCalls;
 use crate::token::LONGEST_VALUE;
 use crate::{AccessToken, Error, FetchRequest, TokenKey, TokenSource};
 
-/// One fetch of a token from a source, given to a store that may want one.
-///
-/// It runs at most once, however often [`run`](Self::run) is called. It keeps its result, so a fetched token is used even if the store
-/// fails afterwards.
-pub struct Fetch<'a> {
+/// One fetch of a token from a source. It runs at most once, and keeps its result.
+pub(crate) struct Fetch<'a> {
     surroundings: Surroundings<'a>,
     key: &'a TokenKey,
     request: &'a FetchRequest,
     /// Whether the source may be asked, and otherwise why not.
     permit: Result<(), Error>,
-    /// For stores that processes share.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "see `shared`"))]
-    known: (&'a InHand, &'a StoreCalls<'a>),
     result: OnceCell<Result<AccessToken, Error>>,
-    heard: OnceLock<Hearsay>,
 }
+
+const MOST_RETRIES: usize = 3;
 
 /// What the fetches of one manager share.
 #[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) source: &'a dyn TokenSource,
-    /// Whether the source ever fetches.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "see `shared`"))]
-    pub(crate) fetches: bool,
     pub(crate) limits: Limits,
     pub(crate) clock: &'a Clock,
     pub(crate) gate: &'a Gate,
@@ -61,30 +47,35 @@ impl<'a> Fetch<'a> {
         key: &'a TokenKey,
         request: &'a FetchRequest,
         permit: Result<(), Error>,
-        known: (&'a InHand, &'a StoreCalls<'a>),
     ) -> Self {
         Self {
             surroundings,
             key,
             request,
             permit,
-            known,
             result: OnceCell::new(),
-            heard: OnceLock::new(),
         }
     }
 
-    /// Fetches a token. A transient failure is tried again up to three times, all within [`limit`](Self::limit).
-    ///
-    /// A second call gives the result of the first. It is cancel safe: a call that is dropped before it has a result leaves
-    /// the fetch to the next.
+    /// Fetches a token. A transient failure is tried again up to three times, all within the fetch limit.
     pub(crate) async fn run(&self) -> Result<AccessToken, Error> {
-        self.permit.clone()?;
-        self.result.get_or_init(|| self.fetch()).await.clone()
+        self.run_with(MOST_RETRIES).await
     }
 
-    /// The longest time that [`run`](Self::run) can take, all tries included.
-    pub(crate) fn limit(&self) -> Duration {
+    /// Fetches a token with one try.
+    pub(crate) async fn run_once(&self) -> Result<AccessToken, Error> {
+        self.run_with(0).await
+    }
+
+    async fn run_with(&self, retries: usize) -> Result<AccessToken, Error> {
+        self.permit.clone()?;
+        self.result
+            .get_or_init(|| self.fetch(retries))
+            .await
+            .clone()
+    }
+
+    fn limit(&self) -> Duration {
         self.surroundings.limits.all_tries
     }
 
@@ -93,24 +84,19 @@ impl<'a> Fetch<'a> {
         self.result.get()
     }
 
-    /// The failure of another process that was heard of, if any.
-    pub(crate) fn heard(&self) -> Option<&Hearsay> {
-        self.heard.get()
-    }
-
-    async fn fetch(&self) -> Result<AccessToken, Error> {
+    async fn fetch(&self, retries: usize) -> Result<AccessToken, Error> {
         let limit = self.limit();
-        timeout(limit, self.fetch_with_retries())
+        timeout(limit, self.fetch_with_retries(retries))
             .await
             .unwrap_or_else(|_elapsed| Err(Error::timed_out(limit)))
     }
 
-    async fn fetch_with_retries(&self) -> Result<AccessToken, Error> {
+    async fn fetch_with_retries(&self, retries: usize) -> Result<AccessToken, Error> {
         let began = Instant::now();
         let backoff = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(200))
             .with_max_delay(Duration::from_secs(2))
-            .with_max_times(3)
+            .with_max_times(retries)
             .with_jitter();
         (|| self.try_through_gate())
             .retry(backoff)
@@ -181,13 +167,5 @@ impl<'a> Fetch<'a> {
             ));
         }
         Ok(token)
-    }
-}
-
-impl Debug for Fetch<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fetch")
-            .field("request", &self.request)
-            .finish_non_exhaustive()
     }
 }

@@ -15,12 +15,6 @@ pub(crate) struct InHand {
     /// When the newest token was fetched that the manager has had.
     pub(crate) newest: Option<SystemTime>,
     pub(crate) unusable: Unusable,
-    /// How many fetches have failed in a row before.
-    #[cfg_attr(
-        not(feature = "redis"),
-        expect(dead_code, reason = "for stores that processes share")
-    )]
-    pub(crate) failures: u32,
 }
 
 impl InHand {

@@ -6,6 +6,7 @@ mod credentials;
 mod errcode;
 mod error;
 mod fetch;
+mod fleet;
 mod in_hand;
 mod key;
 mod manager;
@@ -35,7 +36,7 @@ pub use crate::manager::{RejectionScope, TokenManager, TokenManagerBuilder};
 pub use crate::middleware::{AccessTokenMiddleware, AccessTokenMiddlewareBuilder};
 pub use crate::scope::NoAccessToken;
 pub use crate::source::{Audience, FetchRequest, GetToken, StoreOnly, TokenSource};
-pub use crate::store::{Kept, MokaStore, SharedDatabase, TokenStore};
+pub use crate::store::{Kept, MokaStore, SharedDatabase, SharedStore, TokenStore};
 #[cfg(feature = "redis")]
 pub use crate::store::{RedisConnection, RedisStore, RedisStoreBuilder};
 pub use crate::token::{AccessToken, FetchedToken};

@@ -294,7 +294,7 @@ impl TokenManager {
             let _ = self.better(tenant, token, path);
             return;
         }
-        let others_fetch = self.shared.is_shared && !self.shared.store.coordinates();
+        let others_fetch = self.shared.is_shared && self.shared.fleet.is_none();
         let futile = state.guard().futile(path, token, others_fetch, now.instant);
         tenant.slot.set_has_records(true);
         drop(state);

@@ -5,6 +5,7 @@ mod database;
 mod moka;
 #[cfg(feature = "redis")]
 mod redis;
+mod shared;
 
 use std::sync::Arc;
 
@@ -15,8 +16,8 @@ pub use self::database::{Kept, SharedDatabase};
 pub use self::moka::MokaStore;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisConnection, RedisStore, RedisStoreBuilder};
-use crate::fetch::Fetch;
-use crate::{AccessToken, BoxError, Error, TokenKey};
+pub use self::shared::SharedStore;
+use crate::{AccessToken, BoxError, TokenKey};
 
 /// Where tokens are kept, so that other processes and later runs can use them.
 ///
@@ -55,23 +56,11 @@ pub trait TokenStore: Send + Sync + 'static {
 
     /// The shared database behind this store, if there is one. Default: `None`.
     ///
-    /// If your store wraps another store, forward this method. The manager does not call it yet.
+    /// If there is one, the manager uses the database in place of [`get`](Self::get) and [`put`](Self::put), so that the processes that share it
+    /// make one fetch for all. It calls this method once, when it is built. If your store wraps another store, forward this method. To
+    /// change what is kept, by encryption for example, wrap the database.
     fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
         None
-    }
-
-    /// Whether [`get_or_fetch`](Self::get_or_fetch) lets one of the processes that share the store fetch for all.
-    #[doc(hidden)]
-    fn coordinates(&self) -> bool {
-        false
-    }
-
-    /// A usable token: the one in the store, or a newly fetched one, which the store then has.
-    ///
-    /// Only stores of this crate implement this.
-    #[doc(hidden)]
-    async fn get_or_fetch(&self, _: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
-        fetch.run().await
     }
 }
 
@@ -90,14 +79,6 @@ macro_rules! forwarded_by {
 
                 fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
                     (**self).database()
-                }
-
-                fn coordinates(&self) -> bool {
-                    (**self).coordinates()
-                }
-
-                async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
-                    (**self).get_or_fetch(key, fetch).await
                 }
             }
         )*

@@ -5,8 +5,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-#[cfg(feature = "redis")]
-use super::Hearsay;
 use crate::Error;
 use crate::clock::{Clock, Moment};
 use crate::redact::in_one_line;
@@ -101,19 +99,6 @@ impl Gate {
             };
             let _elapsed = timeout_at(next_room, room).await;
         }
-    }
-
-    /// Closes it because another process was told that the issuer is called too often.
-    #[cfg(feature = "redis")]
-    pub(super) fn close_as_heard(&self, heard: &Hearsay) {
-        let closed = Closed {
-            by: heard.error.clone(),
-            since: self.clock.moment(),
-            left: heard.left,
-            pause: heard.pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
-        };
-        self.lock().close(closed, self);
-        tell_closed(heard.left, &heard.error);
     }
 
     /// While no fetch may be made: the reason, and for how long.

@@ -1,7 +1,5 @@
 use std::time::Duration;
 
-use crate::store::STORE_LIMIT;
-
 /// How long one try may take, unless all of them together have less.
 const LONGEST_TRY: Duration = Duration::from_secs(5);
 
@@ -25,11 +23,5 @@ impl Limits {
             one_try: LONGEST_TRY.min(all_tries),
             all_tries,
         }
-    }
-
-    /// How long a store may take in addition to the fetch. It may wait for another process to fetch and, if that one dies, for one
-    /// more.
-    pub(crate) fn store_patience(&self) -> Duration {
-        self.all_tries * 2 + STORE_LIMIT * 4
     }
 }

@@ -5,13 +5,11 @@ use crate::{Error, ErrorKind};
 /// The longest pause that an issuer can ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(60);
 
-/// A failed fetch of another process, as the store tells of it.
+/// A failed fetch of which the members of a fleet have told each other.
 #[derive(Clone, Debug)]
 pub(crate) struct Hearsay {
     pub(crate) error: Error,
-    /// The whole cooldown that the other process started.
-    pub(crate) pause: Duration,
-    /// How much of it is left.
+    /// How long this member is to wait.
     pub(crate) left: Duration,
 }
 
@@ -44,37 +42,58 @@ impl Pauses {
     }
 }
 
+/// The pauses of a fleet after a failure that may be one member's own are shorter, since the members share them.
+const LONGEST_OF_FLEET: Duration = Duration::from_secs(4);
+
+impl Pauses {
+    /// After a failure that the members of a fleet tell each other of; `None` if it is no other's business.
+    pub(crate) fn in_fleet(error: &Error) -> Option<Self> {
+        if error.errcode() == Some(45009) {
+            return Some(Self {
+                first: Duration::from_secs(60),
+                longest: Duration::from_secs(600),
+            });
+        }
+        let pauses = Self::after(error)?;
+        let is_short = error.is_transient() || error.kind() == ErrorKind::Interrupted;
+        Some(Self {
+            longest: if is_short {
+                LONGEST_OF_FLEET
+            } else {
+                pauses.longest
+            },
+            ..pauses
+        })
+    }
+
+    /// The first of several.
+    pub(crate) fn first(self, error: &Error) -> Duration {
+        self.first.max(asked(error))
+    }
+
+    /// The one after this.
+    pub(crate) fn next(self, error: &Error, before: Duration) -> Duration {
+        let next = before.saturating_mul(2).clamp(self.first, self.longest);
+        next.max(asked(error))
+    }
+}
+
+/// The pause that the issuer asks for, within bounds.
+fn asked(error: &Error) -> Duration {
+    let asked = error.retry_after().filter(|_| error.is_transient());
+    asked.unwrap_or_default().min(LONGEST_ASKED)
+}
+
 /// How long the cooldown of a key lasts after a failed fetch, if that many failed in a row before it.
 pub(crate) fn pause_after(error: &Error, failures: u32) -> Option<Duration> {
     let Pauses { first, longest } = Pauses::after(error)?;
     let pause = first.saturating_mul(1 << failures.min(16)).min(longest);
-    let asked = error.retry_after().filter(|_| error.is_transient());
-    Some(pause.max(asked.unwrap_or_default().min(LONGEST_ASKED)))
-}
-
-/// How many failures in a row such a pause tells of.
-pub(crate) fn failures_behind(error: &Error, pause: Duration) -> u32 {
-    let first = Pauses::after(error).map_or(pause, |pauses| pauses.first);
-    let times = pause.as_secs() / first.as_secs().max(1);
-    times.max(1).next_power_of_two().ilog2() + 1
+    Some(pause.max(asked(error)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_pause_tells_how_the_next_is_to_be_longer() {
-        for error in [Error::transient("lost"), Error::refused("no")] {
-            let pauses: Vec<_> = (0..8).map(|n| pause_after(&error, n)).collect();
-            for pause in &pauses[..7] {
-                let pause = pause.unwrap();
-                let next = pause_after(&error, failures_behind(&error, pause)).unwrap();
-                let doubled = (pause * 2).min(pauses[7].unwrap());
-                assert_eq!(next, doubled, "after {pause:?}");
-            }
-        }
-    }
 
     #[test]
     fn an_issuer_may_ask_for_a_longer_pause_after_a_transient_failure() {

@@ -6,7 +6,7 @@ use super::slots::Slots;
 use super::{Settings, Shared, TokenManager};
 use crate::clock::Clock;
 use crate::fetch::{Gate, Limits};
-use crate::store::StoreHealth;
+use crate::fleet::Fleet;
 use crate::{MokaStore, TokenSource, TokenStore};
 
 /// So that sums of times cannot overflow.
@@ -84,8 +84,10 @@ impl TokenManagerBuilder {
 
     /// Builds the manager.
     pub fn build(self) -> TokenManager {
+        let database = self.store.as_ref().and_then(|store| store.database());
         TokenManager {
             shared: Arc::new(Shared {
+                fleet: database.map(|database| Arc::new(Fleet::new(database))),
                 slots: Slots::new(self.source.audience(), self.clock.clone()),
                 fetches: self.source.fetches(),
                 source: self.source,
@@ -94,7 +96,7 @@ impl TokenManagerBuilder {
                 settings: self.settings,
                 gate: Gate::new(self.clock.clone()),
                 clock: self.clock,
-                store_health: StoreHealth::default(),
+                store_health: Arc::default(),
             }),
         }
     }

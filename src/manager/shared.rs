@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::slots::Slots;
 use crate::clock::Clock;
 use crate::fetch::{Gate, Limits};
+use crate::fleet::{self, Fleet};
 use crate::store::{STORE_LIMIT, StoreHealth};
 use crate::{TokenSource, TokenStore};
 
@@ -19,19 +20,19 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) slots: Slots,
     pub(super) gate: Gate,
-    pub(super) store_health: StoreHealth,
+    pub(super) store_health: Arc<StoreHealth>,
+    /// If the store has a shared database.
+    pub(super) fleet: Option<Arc<Fleet>>,
 }
 
 impl Shared {
     /// The time after which a refresh is taken for lost: one second more than the longest that it takes if it runs at all.
     pub(super) fn longest_refresh(&self) -> Duration {
-        let limits = &self.settings.limits;
-        let store = if self.store.coordinates() {
-            limits.store_patience() + limits.all_tries
-        } else {
-            STORE_LIMIT
+        let store = match &self.fleet {
+            Some(_) => fleet::LONGEST_WAIT,
+            None => STORE_LIMIT,
         };
-        limits.all_tries + store + Duration::from_secs(1)
+        self.settings.limits.all_tries + store + Duration::from_secs(1)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::guard::Guard;
-use super::refresh::PutUnderWay;
+use super::refresh::end::PutUnderWay;
 use super::single_flight::{SingleFlight, Trigger};
 use super::throttle::Throttle;
 use crate::clock::Moment;

@@ -2,6 +2,8 @@
 
 mod credentials;
 mod events;
+mod fleet;
+mod memory;
 mod model;
 mod refresh_ahead;
 mod rejections;

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::clock::Moment;
-use crate::fetch::{Hearsay, Pauses, failures_behind, pause_after};
+use crate::fetch::{Hearsay, Pauses, pause_after};
 
 /// After a failure while a token was in hand, a fetch is made so soon after that token is of no use any more.
 const WITHOUT_TOKEN: Duration = Duration::from_secs(1);
@@ -87,8 +87,7 @@ impl Throttle {
         had_token: bool,
     ) -> Option<Duration> {
         pause_after(&heard.error, 0)?;
-        let failures = failures_behind(&heard.error, heard.pause);
-        self.failures = self.failures.max(failures);
+        self.failures = self.failures.max(1);
         self.set(&heard.error, heard.left, now, had_token);
         Some(heard.left)
     }
@@ -100,11 +99,6 @@ impl Throttle {
             pause,
             had_token,
         }));
-    }
-
-    /// How many fetches have failed in a row.
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
     }
 
     /// Ends the cooldown. Returns whether there was one.
@@ -212,13 +206,12 @@ mod tests {
         let error = Error::refused("no");
         let heard = Hearsay {
             error: error.clone(),
-            pause: secs(20),
             left: secs(7),
         };
         assert_eq!(throttle.start_as_heard(&heard, now, false), Some(secs(7)));
         assert!(throttle.reason(later(now, 6.0), false).is_some());
         assert!(throttle.reason(later(now, 7.0), false).is_none());
         let next = throttle.start(&error, later(now, 7.0), false);
-        assert_eq!(next, Some(secs(40)));
+        assert_eq!(next, Some(secs(20)));
     }
 }

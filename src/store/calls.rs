@@ -1,7 +1,7 @@
 //! How a store is asked: within a time limit, with a warning in place of an error, and not again just after it has failed.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -20,8 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The calls of one refresh to the store.
 pub(crate) struct StoreCalls<'a> {
-    pub(crate) store: &'a dyn TokenStore,
-    pub(crate) health: &'a StoreHealth,
+    pub(crate) store: &'a Arc<dyn TokenStore>,
+    pub(crate) health: &'a Arc<StoreHealth>,
     pub(crate) key: &'a TokenKey,
     /// A store may quote its tokens in an error.
     pub(crate) in_hand: &'a InHand,
@@ -47,6 +47,21 @@ impl StoreCalls<'_> {
         self.ask("put", putting, turn, Some(token)).await.is_some()
     }
 
+    /// Whether the store may be asked: not if it has just failed.
+    pub(crate) fn may_ask(&self) -> bool {
+        self.health.may_be_asked(Instant::now())
+    }
+
+    /// Calls the database behind the store. `None` if it fails.
+    pub(crate) async fn ask_database<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, BoxError>>,
+    ) -> Option<T> {
+        let turn = self.health.turn(Instant::now());
+        self.ask(call, answer, turn, None).await
+    }
+
     async fn ask<T>(
         &self,
         call: &'static str,
@@ -68,14 +83,7 @@ impl StoreCalls<'_> {
         None
     }
 
-    /// Notes a failure of a call that was not made here.
-    pub(crate) fn fails(&self, call: &'static str, failure: &str, fetched: Option<&AccessToken>) {
-        let is_first = self.health.failed(Turn::Skip, Instant::now());
-        self.tell_failed(call, failure, is_first, fetched);
-    }
-
-    /// Notes that the store works.
-    pub(crate) fn works(&self) {
+    fn works(&self) {
         if self.health.works() {
             let key = self.key;
             tracing::info!(target: crate::TARGET, event = "store_recovered", %key, "the token store works again");

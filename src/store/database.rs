@@ -9,8 +9,7 @@ use crate::BoxError;
 
 /// A database that several processes share: anything that has an atomic compare-and-swap for small values.
 ///
-/// A store over such a database returns it from [`TokenStore::database`](crate::TokenStore::database). No part of this crate calls it yet: for
-/// tokens that many processes share, use `RedisStore`.
+/// [`SharedStore::new`](crate::SharedStore::new) makes a store of it. All processes that share the database then make one fetch for each token.
 ///
 /// `Arc` and `Box` of a database are databases too. Methods that are added later always have a default.
 #[async_trait]

@@ -10,8 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance, sleep};
 
 use super::world::{LIFETIME, Repeat, World, app, call};
-use crate::fetch::Fetch;
-use crate::{AccessToken, BoxError, Error, TokenKey, TokenStore};
+use crate::{AccessToken, BoxError, TokenKey, TokenStore};
 
 /// What a method of the store does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,7 +26,7 @@ pub(super) enum Way {
 const FAULTS: [Way; 3] = [Way::Fails, Way::Hangs, Way::Panics];
 
 impl Way {
-    async fn go(self) -> Result<(), BoxError> {
+    pub(super) async fn go(self) -> Result<(), BoxError> {
         match self {
             Self::Works => Ok(()),
             Self::Fails => Err("a failure that the test asked for".into()),
@@ -96,35 +95,6 @@ impl TokenStore for Store {
     }
 }
 
-/// A store with a `get_or_fetch` of its own, which goes wrong before or after the fetch.
-struct Overriding {
-    before: Way,
-    after: Way,
-    gives: Option<AccessToken>,
-    table: Arc<Store>,
-}
-
-#[crate::async_trait]
-impl TokenStore for Overriding {
-    async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
-        self.table.get(key).await
-    }
-
-    async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
-        self.table.put(key, token).await
-    }
-
-    async fn get_or_fetch(&self, _: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
-        self.before.go().await.map_err(Error::refused)?;
-        if let Some(token) = &self.gives {
-            return Ok(token.clone());
-        }
-        let token = fetch.run().await?;
-        self.after.go().await.map_err(Error::refused)?;
-        Ok(token)
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_get_that_goes_wrong_costs_no_request() {
     for fault in FAULTS {
@@ -150,41 +120,6 @@ async fn a_put_that_goes_wrong_loses_no_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_of_its_own_way_that_goes_wrong_after_the_fetch_loses_no_token() {
-    for fault in FAULTS {
-        let world = World::new();
-        let store = Overriding {
-            before: Way::Works,
-            after: fault,
-            gives: None,
-            table: Store::new(Way::Works, Way::Works),
-        };
-        let manager = world.builder().store(store).build();
-        let token = manager.token(&app()).await.unwrap();
-        assert!(world.issuer.takes_token(&token));
-        assert_eq!(world.issuer.fetch_count(), 1, "{fault:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_store_of_its_own_way_that_goes_wrong_before_the_fetch_is_passed_by() {
-    for fault in [Way::Hangs, Way::Panics] {
-        let world = World::new();
-        let table = Store::new(Way::Works, Way::Works);
-        let store = Overriding {
-            before: fault,
-            after: Way::Works,
-            gives: None,
-            table: table.clone(),
-        };
-        let manager = world.builder().store(store).build();
-        let token = manager.token(&app()).await.unwrap();
-        assert_eq!(table.kept(), Some(token), "{fault:?}");
-        assert_eq!(world.issuer.fetch_count(), 1, "{fault:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_token_that_cannot_serve_is_bettered() {
     let world = World::new();
     let now = world.clock.now();
@@ -196,17 +131,6 @@ async fn a_token_that_cannot_serve_is_bettered() {
         let table = Store::new(Way::Works, Way::Works);
         table.keep(&unusable);
         let manager = world.builder().store(table.clone()).build();
-        let token = manager.token(&app()).await.unwrap();
-        assert!(world.issuer.takes_token(&token));
-        assert_eq!(table.kept(), Some(token));
-
-        let stubborn = Overriding {
-            before: Way::Works,
-            after: Way::Works,
-            gives: Some(unusable),
-            table: table.clone(),
-        };
-        let manager = world.builder().store(stubborn).build();
         let token = manager.token(&app()).await.unwrap();
         assert!(world.issuer.takes_token(&token));
         assert_eq!(table.kept(), Some(token));

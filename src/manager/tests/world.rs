@@ -72,6 +72,16 @@ impl World {
         .build()
     }
 
+    /// The same world, seen by a process whose clock is another.
+    pub(super) fn clone_with_clock(&self) -> Self {
+        let mut clock = self.clock.clone();
+        clock.jumped = Arc::default();
+        Self {
+            clock,
+            issuer: self.issuer.clone(),
+        }
+    }
+
     pub(super) fn manager(&self) -> TokenManager {
         self.builder().build()
     }

@@ -1,0 +1,372 @@
+//! The protocol by which the processes that share a database make one fetch for all.
+
+mod document;
+mod failure;
+mod lease;
+mod unreadable;
+mod write_back;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use self::document::{Document, Timed, Turn};
+pub(crate) use self::document::{of_token, token};
+use self::failure::{Failure, Verdict};
+use self::lease::{Leases, Owner};
+use self::unreadable::Unreadable;
+use self::write_back::WriteBack;
+use crate::clock::Clock;
+use crate::fetch::Hearsay;
+use crate::in_hand::InHand;
+use crate::store::StoreCalls;
+use crate::{AccessToken, Error, Kept, SharedDatabase, TokenKey};
+
+/// How long one member may keep the others waiting while it fetches. A dead one is replaced after this time.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// How often those who wait look, in milliseconds, at random.
+const POLL: std::ops::RangeInclusive<u64> = 20..=250;
+
+/// How long a member waits for others before it fetches on its own.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// The longest time that a refresh takes in addition to the fetch.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(8 + 2 + 2);
+
+/// A call to the database that fails within this time is made again.
+const LONGEST_RETRY: Duration = Duration::from_millis(500);
+
+/// How often a swap is tried again after another member was faster.
+const MOST_SWAPS: usize = 8;
+
+/// One member of the fleet that shares a database.
+pub(crate) struct Fleet {
+    database: Arc<dyn SharedDatabase>,
+    member: String,
+    leases: Leases,
+    unreadable: Unreadable,
+    write_back: WriteBack,
+}
+
+/// How the wait for a token ended.
+pub(crate) enum Wait {
+    /// The database has a token that can serve.
+    Found(AccessToken),
+    /// Others have failed, or this member has, and it is too early to try again.
+    Failed(Hearsay),
+    /// This member fetches, and the others wait.
+    Ours(Lease),
+    /// There is no token, and this member must not fetch.
+    Nothing,
+    /// The database is of no help: this member fetches on its own.
+    Alone,
+}
+
+/// The right to fetch, which others respect for a limited time.
+pub(crate) struct Lease {
+    owner: Owner,
+    seen: Seen,
+    /// The failure that was there before.
+    failure: Option<Timed<Failure>>,
+}
+
+impl Lease {
+    /// Whether the last fetch failed. Then one try is enough.
+    pub(crate) fn is_after_failure(&self) -> bool {
+        self.failure.is_some()
+    }
+}
+
+/// What the database returned, to be swapped for something else.
+#[derive(Clone)]
+struct Seen {
+    kept: Option<Kept>,
+    document: Document,
+}
+
+impl Seen {
+    fn bytes(&self) -> Option<&[u8]> {
+        self.kept.as_ref().map(Kept::expose_secret)
+    }
+}
+
+/// The refresh that the fleet works for.
+#[derive(Clone, Copy)]
+pub(crate) struct Task<'a> {
+    pub(crate) key: &'a TokenKey,
+    pub(crate) calls: &'a StoreCalls<'a>,
+    pub(crate) in_hand: &'a InHand,
+    pub(crate) clock: &'a Clock,
+}
+
+impl Task<'_> {
+    /// The token of the document, if it can serve.
+    fn usable(&self, document: &Document) -> Option<AccessToken> {
+        let now = self.clock.now();
+        let token = document.token(now)?;
+        self.in_hand.can_serve(&token, now).then_some(token)
+    }
+
+    /// Whether the token of the document is good, even if this refresh is to replace it.
+    fn has_good(&self, document: &Document) -> bool {
+        let now = self.clock.now();
+        let token = document.token(now);
+        token.is_some_and(|token| !self.in_hand.unusable.rejected.covers_stored(&token, now))
+    }
+}
+
+impl Fleet {
+    pub(crate) fn new(database: Arc<dyn SharedDatabase>) -> Self {
+        Self {
+            database,
+            member: format!("{:016x}", fastrand::u64(..)),
+            leases: Leases::default(),
+            unreadable: Unreadable::default(),
+            write_back: WriteBack::default(),
+        }
+    }
+
+    /// The token that the database has, if it can serve.
+    pub(crate) async fn look(&self, task: Task<'_>) -> Option<AccessToken> {
+        if !task.calls.may_ask() {
+            return None;
+        }
+        let seen = self.load(task).await.ok()?;
+        task.usable(&seen.document)
+    }
+
+    /// Waits until there is a token that can serve, or until this member may fetch.
+    pub(crate) async fn wait(self: &Arc<Self>, task: Task<'_>, may_fetch: bool) -> Wait {
+        self.write_back.go_on(self, task);
+        if !task.calls.may_ask() {
+            return if may_fetch {
+                Wait::Alone
+            } else {
+                Wait::Nothing
+            };
+        }
+        let owner = self.leases.owner(&self.member);
+        let (began, mut has_failed) = (Instant::now(), false);
+        while began.elapsed() < PATIENCE {
+            let asked_at = Instant::now();
+            match self.step(task, &owner, may_fetch).await {
+                Ok(Step::Found(token)) => return Wait::Found(token),
+                Ok(Step::Failed(heard)) => return Wait::Failed(heard),
+                Ok(Step::Nothing) => return Wait::Nothing,
+                Ok(Step::Ours(seen, failure)) => {
+                    return Wait::Ours(Lease {
+                        owner,
+                        seen,
+                        failure,
+                    });
+                }
+                Ok(Step::Wait) => has_failed = false,
+                // A database that hangs is not waited for twice.
+                Err(Failed) if has_failed || asked_at.elapsed() > LONGEST_RETRY => break,
+                Err(Failed) => has_failed = true,
+            }
+            sleep(Duration::from_millis(fastrand::u64(POLL))).await;
+        }
+        if may_fetch {
+            Wait::Alone
+        } else {
+            Wait::Nothing
+        }
+    }
+
+    async fn step(&self, task: Task<'_>, owner: &Owner, may_fetch: bool) -> Result<Step, Failed> {
+        for _ in 0..MOST_SWAPS {
+            let mut seen = self.load(task).await?;
+            if let Some(token) = task.usable(&seen.document) {
+                return Ok(Step::Found(token));
+            }
+            let failure = match self.turn(task, &seen.document, owner) {
+                // A swap whose reply was lost has taken the lease.
+                Right::Held => return Ok(Step::Ours(seen, None)),
+                Right::Others => return Ok(Step::Wait),
+                Right::Failed(heard) => return Ok(Step::Failed(heard)),
+                Right::Free(failure) => failure,
+            };
+            if !may_fetch {
+                return Ok(Step::Nothing);
+            }
+            let lease = Turn::Owner(owner.name().to_owned());
+            let document = Document {
+                turn: Some(Timed::new(lease, LEASE)),
+                ..seen.document.clone()
+            };
+            let kept = document.kept();
+            if self.swap(task, &seen, &kept).await? {
+                seen = Seen {
+                    kept: Some(kept),
+                    document,
+                };
+                return Ok(Step::Ours(seen, failure));
+            }
+        }
+        Ok(Step::Wait)
+    }
+
+    fn turn(&self, task: Task<'_>, document: &Document, owner: &Owner) -> Right {
+        let Some(turn) = &document.turn else {
+            return Right::Free(None);
+        };
+        match turn.part() {
+            Turn::Owner(name) if name == owner.name() => Right::Held,
+            Turn::Owner(name) if self.leases.is_dead(&self.member, name) => Right::Free(None),
+            Turn::Owner(_) => Right::Others,
+            Turn::Failure(failure) => {
+                let timed = Timed::new(failure.clone(), turn.left());
+                match Failure::verdict(&timed, &self.member, task.has_good(document)) {
+                    Verdict::MayTry => Right::Free(Some(timed)),
+                    Verdict::Wait(left) => Right::Failed(failure.heard(left)),
+                }
+            }
+        }
+    }
+
+    /// Puts a fetched token into the database and ends the lease, unless a newer one is there by now. Then returns that one.
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        task: Task<'_>,
+        token: &AccessToken,
+        lease: Lease,
+    ) -> Result<Option<AccessToken>, Failed> {
+        let committed = self.swap_in(task, token, Some(lease.seen)).await;
+        if committed.is_err() {
+            self.write_back.add(self, task, token);
+        }
+        committed
+    }
+
+    /// Keeps a token that was fetched without the database, as soon as that works.
+    pub(crate) fn keep_later(self: &Arc<Self>, task: Task<'_>, token: &AccessToken) {
+        self.write_back.add(self, task, token);
+    }
+
+    /// Swaps a token in, first for what was seen. Returns the newer token that is there instead, if there is one.
+    async fn swap_in(
+        &self,
+        task: Task<'_>,
+        token: &AccessToken,
+        mut seen: Option<Seen>,
+    ) -> Result<Option<AccessToken>, Failed> {
+        let began = Instant::now();
+        for _ in 0..MOST_SWAPS * 8 {
+            let there = match seen.take() {
+                Some(seen) => seen,
+                None => {
+                    let there = self.load(task).await?;
+                    if let Some(other) = task.usable(&there.document)
+                        && other.fetched_at() >= token.fetched_at()
+                    {
+                        return Ok((other != *token).then_some(other));
+                    }
+                    // The holder's token will be newer, unless it fails.
+                    if self.is_held(&there.document) && began.elapsed() < LEASE * 2 {
+                        sleep(Duration::from_millis(fastrand::u64(POLL))).await;
+                        continue;
+                    }
+                    there
+                }
+            };
+            let now = task.clock.now();
+            let Ok(left) = token.expires_at().duration_since(now) else {
+                return Ok(None);
+            };
+            let document = Document {
+                token: Some(Timed::new(token.clone(), left)),
+                turn: None,
+            };
+            if self.swap(task, &there, &document.kept()).await? {
+                return Ok(None);
+            }
+        }
+        Err(Failed)
+    }
+
+    fn is_held(&self, document: &Document) -> bool {
+        let turn = document.turn.as_ref().map(Timed::part);
+        matches!(turn, Some(Turn::Owner(name)) if !self.leases.is_dead(&self.member, name))
+    }
+
+    /// Tells the other members of a failed fetch and ends the lease. Returns how long this one is to wait.
+    pub(crate) async fn fail(
+        &self,
+        task: Task<'_>,
+        error: &Error,
+        lease: Lease,
+    ) -> Option<Hearsay> {
+        let Lease {
+            owner: _live,
+            seen,
+            failure: before,
+        } = lease;
+        let secret = task.calls.request.credentials().expose_secret();
+        let has_token = task.has_good(&seen.document);
+        let before = before.as_ref();
+        let failure = Failure::new(error, secret, &self.member, before, has_token);
+        let heard = failure.as_ref().map(|failure| {
+            let left = match Failure::verdict(failure, &self.member, has_token) {
+                Verdict::Wait(left) => left,
+                Verdict::MayTry => Duration::ZERO,
+            };
+            failure.part().heard(left)
+        });
+        let turn = failure
+            .as_ref()
+            .or(before)
+            .map(|it| Timed::new(Turn::Failure(it.part().clone()), it.left()));
+        let document = Document {
+            turn,
+            ..seen.document.clone()
+        };
+        // If that fails, the lease runs out by itself.
+        let _told = self.swap(task, &seen, &document.kept()).await;
+        heard
+    }
+
+    async fn load(&self, task: Task<'_>) -> Result<Seen, Failed> {
+        let asked_at = Instant::now();
+        let loading = async { self.database.load(task.key.as_str()).await };
+        let kept = task.calls.ask_database("load", loading).await;
+        let kept = kept.ok_or(Failed)?;
+        let document = match &kept {
+            None => Document::default(),
+            Some(kept) => Document::read(kept, asked_at).unwrap_or_else(|_unreadable| {
+                self.unreadable.tell(task.key, kept);
+                Document::default()
+            }),
+        };
+        Ok(Seen { kept, document })
+    }
+
+    async fn swap(&self, task: Task<'_>, seen: &Seen, new: &Kept) -> Result<bool, Failed> {
+        let (key, expected) = (task.key.as_str(), seen.bytes());
+        let swapping = async { self.database.compare_and_swap(key, expected, new).await };
+        let swapped = task.calls.ask_database("compare_and_swap", swapping).await;
+        swapped.ok_or(Failed)
+    }
+}
+
+/// The database gave no answer. The store's side has told of it.
+#[derive(Debug)]
+pub(crate) struct Failed;
+
+enum Step {
+    Found(AccessToken),
+    Failed(Hearsay),
+    Ours(Seen, Option<Timed<Failure>>),
+    Nothing,
+    Wait,
+}
+
+/// Who may fetch.
+enum Right {
+    Held,
+    Others,
+    Failed(Hearsay),
+    Free(Option<Timed<Failure>>),
+}

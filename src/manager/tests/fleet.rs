@@ -1,0 +1,375 @@
+//! Many managers over one shared database.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, advance, sleep};
+
+use super::memory::Memory;
+use super::stores::Way;
+use super::world::{Behaviour, LIFETIME, World, app, call, fails_with, traffic};
+use crate::{
+    AccessToken, Error, FetchRequest, FetchedToken, SharedStore, TokenManager, TokenSource,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A member that reaches the database this way.
+fn member(world: &World, database: &Memory) -> TokenManager {
+    let store = SharedStore::new(database.clone());
+    world.builder().store(store).build()
+}
+
+fn members(world: &World, database: &Memory, number: usize) -> Vec<TokenManager> {
+    (0..number).map(|_| member(world, database)).collect()
+}
+
+/// A source with an own way to the issuer, which is broken.
+struct Broken(World, Error);
+
+#[crate::async_trait]
+impl TokenSource for Broken {
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
+        sleep(millis(10)).await;
+        Err(self.1.clone())
+    }
+}
+
+/// A member whose own way to the issuer is broken.
+fn broken(world: &World, database: &Memory, error: Error) -> TokenManager {
+    let builder = crate::TokenManagerBuilder {
+        source: std::sync::Arc::new(Broken(world.clone(), error)),
+        ..world.builder()
+    };
+    builder.store(SharedStore::new(database.clone())).build()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_members_makes_one_fetch() {
+    let (world, database) = (World::new(), Memory::new());
+    world.issuer.takes(millis(100));
+    let members = members(&world, &database, 32);
+    let app = app();
+    let began = Instant::now();
+    let tokens = join_all(members.iter().map(|it| it.token(&app))).await;
+    let first = tokens[0].as_ref().unwrap();
+    assert!(tokens.iter().all(|it| it.as_ref().unwrap() == first));
+    assert_eq!(world.issuer.fetch_count(), 1);
+    assert!(
+        began.elapsed() <= millis(100 + 250),
+        "{:?}",
+        began.elapsed()
+    );
+    for member in &members {
+        assert_eq!(&member.token(&app).await.unwrap(), first);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_members_heals_a_revocation_with_one_fetch() {
+    let (world, database) = (World::new(), Memory::new());
+    world.issuer.takes(millis(100));
+    let members = members(&world, &database, 32);
+    let clients: Vec<_> = members.iter().map(|it| world.client(it)).collect();
+    for round in 1..4 {
+        let answers = join_all(clients.iter().map(|it| call(it, "user/get"))).await;
+        assert!(answers.iter().all(|it| matches!(it, Ok(0))), "{answers:?}");
+        assert_eq!(world.issuer.fetch_count(), round);
+        advance(SECOND).await;
+        world.issuer.end(&app(), 40014);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_database_costs_no_second_fetch() {
+    for latency in [100, 300, 400] {
+        let (world, database) = (World::new(), Memory::new());
+        world.issuer.takes(millis(100));
+        // There and back.
+        database.takes(millis(latency));
+        let members = members(&world, &database, 8);
+        let app = app();
+        let tokens = join_all(members.iter().map(|it| it.token(&app))).await;
+        assert!(tokens.iter().all(Result::is_ok), "{latency}: {tokens:?}");
+        assert_eq!(world.issuer.fetch_count(), 1, "{latency} ms each way");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_owner_is_replaced_soon() {
+    let (world, database) = (World::new(), Memory::new());
+    world.issuer.next(Behaviour::Hang);
+    let [first, second] = [(); 2].map(|()| member(&world, &database));
+    let app = app();
+    {
+        let waiting = first.token(&app);
+        tokio::select! {
+            _ = waiting => panic!("it hangs"),
+            () = world.issuer.asked(1) => {}
+        }
+    }
+    let began = Instant::now();
+    second.token(&app).await.unwrap();
+    assert!(began.elapsed() <= 3 * SECOND, "{:?}", began.elapsed());
+    assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[test]
+fn a_lease_that_was_lost_with_its_runtime_is_taken_over_at_once() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().start_paused(true).build().unwrap()
+    };
+    let first = runtime();
+    let (world, manager) = first.block_on(async {
+        let (world, database) = (World::new(), Memory::new());
+        world.issuer.next(Behaviour::Hang);
+        let manager = member(&world, &database);
+        let other = manager.clone();
+        tokio::spawn(async move { other.token(&app()).await });
+        world.issuer.asked(1).await;
+        (world, manager)
+    });
+    drop(first);
+    runtime().block_on(async {
+        let began = Instant::now();
+        manager.token(&app()).await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    });
+    assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_secret_costs_a_fleet_as_many_fetches_as_one_process() {
+    let (world, database) = (World::new(), Memory::new());
+    world
+        .issuer
+        .usually(Behaviour::Fail(Error::api(40001, "no")));
+    let members = members(&world, &database, 8);
+    let (app, began) = (app(), Instant::now());
+    while began.elapsed() < Duration::from_secs(600) {
+        for member in &members {
+            assert!(fails_with(&member.token(&app).await, 40001));
+        }
+        sleep(millis(500)).await;
+    }
+    let fetches = world.issuer.fetch_count();
+    assert!((5..=8).contains(&fetches), "{fetches} fetches");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_member_does_not_starve_a_healthy_one() {
+    for error in [
+        Error::transient("no route"),
+        Error::api(60020, "not trusted"),
+        Error::api(45009, "too often"),
+        Error::refused("a proxy says no"),
+    ] {
+        let (world, database) = (World::new(), Memory::new());
+        let broken = broken(&world, &database, error);
+        let healthy = member(&world, &database);
+        let asking = tokio::spawn({
+            let app = app();
+            async move {
+                loop {
+                    let _ = broken.token(&app).await;
+                    sleep(millis(10)).await;
+                }
+            }
+        });
+        for n in 0..75 {
+            sleep(2 * SECOND).await;
+            let began = Instant::now();
+            let token = healthy.token(&app()).await;
+            assert!(began.elapsed() <= 3 * SECOND, "{n}: {:?}", began.elapsed());
+            token.unwrap();
+            // Both need another one next time.
+            world.issuer.end(&app(), 40014);
+            database.clear();
+            let value = healthy.token(&app()).await.unwrap();
+            let _ = healthy
+                .refresh_rejected(&app(), value.expose_secret())
+                .await;
+            world.issuer.end(&app(), 40014);
+            database.clear();
+        }
+        asking.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_causes_no_flood_and_ends_soon() {
+    let (world, database) = (World::new(), Memory::new());
+    world
+        .issuer
+        .usually(Behaviour::Fail(Error::transient("no route")));
+    world.issuer.takes(millis(10));
+    let members = members(&world, &database, 8);
+    let asking: Vec<_> = members
+        .into_iter()
+        .map(|member| {
+            tokio::spawn(async move {
+                let app = app();
+                while member.token(&app).await.is_err() {
+                    sleep(millis(100)).await;
+                }
+                Instant::now()
+            })
+        })
+        .collect();
+    sleep(60 * SECOND).await;
+    let tries = world.issuer.fetch_count();
+    assert!(tries <= 40, "{tries} tries");
+    world.issuer.usually(Behaviour::Issue);
+    let mended = Instant::now();
+    for served in join_all(asking).await {
+        let after = served.unwrap() - mended;
+        assert!(after <= 5 * SECOND, "{after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_were_fetched_without_the_database_are_written_when_it_is_back() {
+    for way in [Way::Fails, Way::Hangs, Way::Panics] {
+        let (world, database) = (World::new(), Memory::new());
+        database.goes(way);
+        let member = member(&world, &database);
+        let began = Instant::now();
+        let token = member.token(&app()).await.unwrap();
+        assert!(
+            began.elapsed() <= millis(2250),
+            "{way:?}: {:?}",
+            began.elapsed()
+        );
+        database.goes(Way::Works);
+        sleep(5 * SECOND).await;
+        let key = member.key(&app());
+        let (text, _) = database.text(key.as_str()).unwrap();
+        assert!(text.contains(token.expose_secret()), "{way:?}: {text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_owner_does_not_put_its_token_over_a_newer_one() {
+    let (world, database) = (World::new(), Memory::new());
+    let way = database.another_way();
+    let stopped = member(&world, &way);
+    let other = member(&world, &database);
+    world.issuer.takes(millis(10));
+    let (app, began) = (app(), Instant::now());
+    let (first, second) = tokio::join!(stopped.token(&app), async {
+        world.issuer.asked(1).await;
+        // What it sends from now on arrives when its lease has run out.
+        way.takes(10 * SECOND);
+        sleep(3 * SECOND).await;
+        other.token(&app).await.unwrap()
+    });
+    assert_ne!(first.unwrap(), second);
+    sleep(60 * SECOND).await;
+    let key = other.key(&app);
+    let (text, _) = database.text(key.as_str()).unwrap();
+    assert!(text.contains(second.expose_secret()), "{text}");
+    assert!(world.issuer.takes_token(&second));
+    assert!(began.elapsed() > 60 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clocks_need_not_agree() {
+    for hours in [-3, 3] {
+        let (world, database) = (World::new(), Memory::new());
+        let ahead = {
+            let other = world.clone_with_clock();
+            other.clock.jump(hours * 3600);
+            member(&other, &database)
+        };
+        let member = member(&world, &database);
+        for round in 1..5 {
+            let (one, two) = (
+                ahead.token(&app()).await.unwrap(),
+                member.token(&app()).await.unwrap(),
+            );
+            assert_eq!(one.expose_secret(), two.expose_secret());
+            assert_eq!(world.issuer.fetch_count(), round);
+            world.issuer.end(&app(), 40014);
+            let rejecter = if round % 2 == 0 { &ahead } else { &member };
+            let (next, late) = (
+                rejecter.refresh_rejected(&app(), one.expose_secret()).await,
+                async {
+                    let other = if round % 2 == 0 { &member } else { &ahead };
+                    other.refresh_rejected(&app(), one.expose_secret()).await
+                }
+                .await,
+            );
+            assert_eq!(next.unwrap().expose_secret(), late.unwrap().expose_secret());
+            assert_eq!(world.issuer.fetch_count(), round + 1);
+            advance(SECOND).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_document_is_replaced() {
+    for text in [
+        "garbage",
+        "{\"value\":\"v\"}",
+        "[]",
+        "{\"access_token\":\"v\"}",
+    ] {
+        let (world, database) = (World::new(), Memory::new());
+        let member = member(&world, &database);
+        let key = member.key(&app());
+        database.set(key.as_str(), text, LIFETIME);
+        let token = member.token(&app()).await.unwrap();
+        let (text, _) = database.text(key.as_str()).unwrap();
+        assert!(text.contains(token.expose_secret()), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flushed_database_costs_at_most_one_round_of_calls() {
+    let (world, database) = (World::new(), Memory::new());
+    world.issuer.takes(millis(20));
+    let members = members(&world, &database, 3);
+    let clients: Vec<_> = members.iter().map(|it| world.client(it)).collect();
+    for client in &clients {
+        assert!(matches!(call(client, "user/get").await, Ok(0)));
+    }
+    let traffic = join_all(clients.iter().map(|it| traffic(it, "user/get", 2 * SECOND)));
+    let (bad, ()) = tokio::join!(traffic, async {
+        sleep(millis(500)).await;
+        world.issuer.end(&app(), 40014);
+        sleep(millis(15)).await;
+        database.clear();
+    });
+    for bad in bad {
+        assert!(bad.len() <= 1, "{bad:?}");
+    }
+}
+
+/// How many commands a fleet of so many members needs for one token.
+async fn commands(number: usize) -> usize {
+    let (world, database) = (World::new(), Memory::new());
+    world.issuer.takes(millis(100));
+    let members = members(&world, &database, number);
+    let app = app();
+    let tokens = join_all(members.iter().map(|it| it.token(&app))).await;
+    assert!(
+        tokens
+            .into_iter()
+            .all(|it: Result<AccessToken, Error>| it.is_ok())
+    );
+    database.calls()
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_grow_with_the_number_of_members() {
+    assert_eq!(commands(1).await, 3);
+    for number in [8, 32, 128] {
+        let commands = commands(number).await;
+        assert!(commands <= 5 * number, "{commands} for {number}");
+    }
+}
