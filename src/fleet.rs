@@ -57,7 +57,7 @@ pub(crate) enum Wait {
     /// Others have failed, or this member has, and it is too early to try again.
     Failed(Hearsay),
     /// This member fetches, and the others wait.
-    Ours(Lease),
+    Ours(Box<Lease>),
     /// There is no token, and this member must not fetch.
     Nothing,
     /// The database is of no help: this member fetches on its own.
@@ -67,7 +67,7 @@ pub(crate) enum Wait {
 /// The right to fetch, which others respect for a limited time.
 pub(crate) struct Lease {
     owner: Owner,
-    seen: Seen,
+    seen: Box<Seen>,
     /// The failure that was there before.
     failure: Option<Timed<Failure>>,
 }
@@ -156,11 +156,12 @@ impl Fleet {
                 Ok(Step::Failed(heard)) => return Wait::Failed(heard),
                 Ok(Step::Nothing) => return Wait::Nothing,
                 Ok(Step::Ours(seen, failure)) => {
-                    return Wait::Ours(Lease {
+                    let lease = Lease {
                         owner,
                         seen,
                         failure,
-                    });
+                    };
+                    return Wait::Ours(Box::new(lease));
                 }
                 Ok(Step::Wait) => has_failed = false,
                 // A database that hangs is not waited for twice.
@@ -178,13 +179,13 @@ impl Fleet {
 
     async fn step(&self, task: Task<'_>, owner: &Owner, may_fetch: bool) -> Result<Step, Failed> {
         for _ in 0..MOST_SWAPS {
-            let mut seen = self.load(task).await?;
+            let seen = self.load(task).await?;
             if let Some(token) = task.usable(&seen.document) {
                 return Ok(Step::Found(token));
             }
             let failure = match self.turn(task, &seen.document, owner) {
                 // A swap whose reply was lost has taken the lease.
-                Right::Held => return Ok(Step::Ours(seen, None)),
+                Right::Held => return Ok(Step::Ours(Box::new(seen), None)),
                 Right::Others => return Ok(Step::Wait),
                 Right::Failed(heard) => return Ok(Step::Failed(heard)),
                 Right::Free(failure) => failure,
@@ -199,11 +200,11 @@ impl Fleet {
             };
             let kept = document.kept();
             if self.swap(task, &seen, &kept).await? {
-                seen = Seen {
+                let seen = Seen {
                     kept: Some(kept),
                     document,
                 };
-                return Ok(Step::Ours(seen, failure));
+                return Ok(Step::Ours(Box::new(seen), failure));
             }
         }
         Ok(Step::Wait)
@@ -232,9 +233,9 @@ impl Fleet {
         self: &Arc<Self>,
         task: Task<'_>,
         token: &AccessToken,
-        lease: Lease,
+        lease: Box<Lease>,
     ) -> Result<Option<AccessToken>, Failed> {
-        let committed = self.swap_in(task, token, Some(lease.seen)).await;
+        let committed = self.swap_in(task, token, Some(*lease.seen)).await;
         if committed.is_err() {
             self.write_back.add(self, task, token);
         }
@@ -297,13 +298,13 @@ impl Fleet {
         &self,
         task: Task<'_>,
         error: &Error,
-        lease: Lease,
+        lease: Box<Lease>,
     ) -> Option<Hearsay> {
         let Lease {
             owner: _live,
             seen,
             failure: before,
-        } = lease;
+        } = *lease;
         let secret = task.calls.request.credentials().expose_secret();
         let has_token = task.has_good(&seen.document);
         let before = before.as_ref();
@@ -358,7 +359,7 @@ pub(crate) struct Failed;
 enum Step {
     Found(AccessToken),
     Failed(Hearsay),
-    Ours(Seen, Option<Timed<Failure>>),
+    Ours(Box<Seen>, Option<Timed<Failure>>),
     Nothing,
     Wait,
 }

@@ -31,7 +31,7 @@ pub(super) enum Keep {
     /// The store has it, or there is none.
     Nothing,
     Put,
-    Commit(Arc<Fleet>, Lease),
+    Commit(Arc<Fleet>, Box<Lease>),
     Later(Arc<Fleet>),
 }
 

@@ -29,20 +29,20 @@ fn members(world: &World, database: &Memory, number: usize) -> Vec<TokenManager>
 }
 
 /// A source with an own way to the issuer, which is broken.
-struct Broken(World, Error);
+struct Broken(Error);
 
 #[crate::async_trait]
 impl TokenSource for Broken {
     async fn fetch(&self, _: FetchRequest) -> Result<FetchedToken, Error> {
         sleep(millis(10)).await;
-        Err(self.1.clone())
+        Err(self.0.clone())
     }
 }
 
 /// A member whose own way to the issuer is broken.
 fn broken(world: &World, database: &Memory, error: Error) -> TokenManager {
     let builder = crate::TokenManagerBuilder {
-        source: std::sync::Arc::new(Broken(world.clone(), error)),
+        source: std::sync::Arc::new(Broken(error)),
         ..world.builder()
     };
     builder.store(SharedStore::new(database.clone())).build()

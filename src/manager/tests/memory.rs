@@ -9,10 +9,13 @@ use tokio::time::{Instant, sleep};
 use super::stores::Way;
 use crate::{BoxError, Kept, SharedDatabase};
 
+/// Values, and until when they are kept.
+type Rows = HashMap<String, (Vec<u8>, Instant)>;
+
 /// Clones share what is kept. Each can be slow or fail on its own.
 #[derive(Clone)]
 pub(super) struct Memory {
-    kept: Arc<Mutex<HashMap<String, (Vec<u8>, Instant)>>>,
+    kept: Arc<Mutex<Rows>>,
     calls: Arc<Mutex<usize>>,
     /// How long each way takes.
     latency: Arc<Mutex<Duration>>,
