@@ -74,10 +74,8 @@ impl World {
 
     /// The same world, seen by a process whose clock is another.
     pub(super) fn clone_with_clock(&self) -> Self {
-        let mut clock = self.clock.clone();
-        clock.jumped = Arc::default();
         Self {
-            clock,
+            clock: self.clock.apart(),
             issuer: self.issuer.clone(),
         }
     }

@@ -24,6 +24,14 @@ impl HandClock {
         }
     }
 
+    /// A clock that shows the same now, and is moved on its own.
+    pub(crate) fn apart(&self) -> Self {
+        Self {
+            jumped: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// What the clock shows.
     pub(crate) fn now(&self) -> SystemTime {
         let now = self.true_now();
