@@ -140,12 +140,8 @@ impl Fleet {
     /// Waits until there is a token that can serve, or until this member may fetch.
     pub(crate) async fn wait(self: &Arc<Self>, task: Task<'_>, may_fetch: bool) -> Wait {
         self.write_back.go_on(self, task);
-        if !task.calls.may_ask() {
-            return if may_fetch {
-                Wait::Alone
-            } else {
-                Wait::Nothing
-            };
+        if may_fetch && !task.calls.may_ask() {
+            return Wait::Alone;
         }
         let owner = self.leases.owner(&self.member);
         let (began, mut has_failed) = (Instant::now(), false);

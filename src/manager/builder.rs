@@ -63,7 +63,8 @@ impl TokenManagerBuilder {
     /// How long one fetch may take, retries included. Default: 8 s, at most 1 hour. One try takes at most 5 s of it.
     ///
     /// A whole refresh takes up to 2 s more, because it asks the store first, and another 2 s if the store is still writing the last token. A
-    /// waiting caller takes a refresh for lost 1 s after that, and starts another one. With `RedisStore`, processes wait for each other, so a refresh takes up to four times the limit and 8 s.
+    /// waiting caller takes a refresh for lost 1 s after that, and starts another one. Over a [`SharedDatabase`](crate::SharedDatabase), processes wait for each
+    /// other for up to 8 s, so a refresh takes up to 12 s more than the limit.
     pub fn fetch_limit(mut self, limit: Duration) -> Self {
         self.settings.limits = Limits::of(limit.min(LONGEST_FETCH));
         self
