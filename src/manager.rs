@@ -85,13 +85,9 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 ///   several managers over one store don't fetch at the same time.
 /// - **A store that fails or hangs costs a warning**, not a request. Callers get a fetched token before the store has it. The next refresh for
 ///   the same key waits for that, at most 2 s. A caller with a good local copy waits at most 50 ms for the store. Without one, a caller waits
-<<<<<<< HEAD
 ///   at most 2 s. After a failure the manager does not ask the store for 1 s, doubling to 30 s, unless the token can't come from anywhere
 ///   else. It still writes fetched tokens.
-=======
-///   at most 2 s. After a failure the manager does not ask the store for 1 s, doubling to 30 s. It still writes fetched tokens.
 /// - **Processes that share a database make one fetch for all**: see [`SharedStore`](crate::SharedStore).
->>>>>>> f14fcee (Docs of the fleet: how processes work together, and the document)
 /// - **Memory for an app is given back** within 10 minutes of its last use, as soon as the manager is used again. An app is kept for longer
 ///   if its token is not in the store, and as long as a cooldown, a budget or a rejected value has to be remembered.
 ///
