@@ -192,7 +192,7 @@ async fn tokens_are_shared_over_tls_with_a_server_that_is_trusted() {
 async fn another_database_takes_the_right_to_select_it() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
     redis
-        .tell("ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl +select")
+        .tell("ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +pttl +select")
         .await;
     let url = redis.url().replace("://", "://wecom:PASSWORD@") + "3";
     for _ in 0..2 {

@@ -30,11 +30,10 @@ fn setup(qyapi: &Qyapi, redis: &Server) -> Setup {
     Setup::new(qyapi.base_url().as_str(), &redis.url())
 }
 
-/// With a lease time of 2 s.
+/// With short leases.
 fn quick_setup(qyapi: &Qyapi, redis: &Server) -> Setup {
     Setup {
         fetch_limit: Duration::from_secs(1),
-        lease_time: Duration::ZERO,
         ..setup(qyapi, redis)
     }
 }
@@ -137,12 +136,11 @@ async fn fetches_of_a_minute_with_a_wrong_secret(processes: usize) -> usize {
 }
 
 #[tokio::test]
-async fn an_owner_that_was_killed_is_waited_for_no_longer_than_the_lease_time() {
+async fn an_owner_that_was_killed_is_waited_for_no_longer_than_its_lease() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
     // As long as the others have the patience for, which is 5 s here.
     let setup = Setup {
         fetch_limit: Duration::from_secs(2),
-        lease_time: Duration::from_secs(10),
         ..quick_setup(&qyapi, &redis)
     };
     let mut owner = Process::start(&setup).await;
@@ -179,10 +177,10 @@ async fn an_owner_that_was_stopped_past_its_time_does_not_replace_the_newer_toke
     assert_eq!(qyapi.gettoken_count(), 2);
     let newer = qyapi.current_token(SECRET).unwrap();
 
-    let (key, _) = redis.kept("wecom:{*}").await.unwrap();
+    let (key, _) = redis.kept("wecom:*").await.unwrap();
     signal("CONT", stopped.pid());
     assert_eq!(stopped.ended().await, (1, vec![]));
-    let (same_key, kept) = redis.kept("wecom:{*}").await.unwrap();
+    let (same_key, kept) = redis.kept("wecom:*").await.unwrap();
     assert_eq!(key, same_key);
     assert!(
         kept.contains(&newer),

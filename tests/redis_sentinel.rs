@@ -133,9 +133,7 @@ async fn calls(fleet: &mut [Process], n: usize) {
 }
 
 async fn is_kept_by(server: &Server, qyapi: &Qyapi) -> bool {
-    let kept = server
-        .kept(&format!("wecom:{{{}}}", qyapi.key(&app())))
-        .await;
+    let kept = server.kept(&format!("wecom:{}", qyapi.key(&app()))).await;
     let token = qyapi.current_token(SECRET).unwrap();
     kept.is_some_and(|(_, text)| text.contains(&token))
 }
@@ -193,7 +191,7 @@ async fn the_documented_rights_are_enough() {
         let (qyapi, watched) = (Qyapi::start().await, Watched::start().await);
         watched
             .master
-            .tell("ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl +role")
+            .tell("ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +pttl +role")
             .await;
         let client = || {
             let user = RedisConnectionInfo::default()

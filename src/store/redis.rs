@@ -3,39 +3,33 @@ mod builder;
 mod cluster;
 mod connection;
 mod link;
-mod scripts;
-mod shared_failure;
-mod turn;
-mod write_back;
+mod script;
 
+use std::collections::HashSet;
 use std::fmt::{self, Debug};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
-use redis::{Client, IntoConnectionInfo, RedisResult};
-use tokio::time::timeout;
+use redis::{Client, IntoConnectionInfo, RedisResult, Value};
 
 pub use self::builder::RedisStoreBuilder;
 pub use self::connection::RedisConnection;
-use self::link::{Failure, Link};
-use self::scripts::{Keys, Reply, Seen, Text};
-use self::turn::Turn;
-use self::write_back::{Unwritten, WriteBack};
-use super::TokenStore;
-use crate::fetch::Fetch;
-use crate::{AccessToken, BoxError, Error, TokenKey};
+use self::link::{Again, Failure, Link};
+use self::script::Loaded;
+use super::{Kept, SharedDatabase, TokenStore};
+use crate::fleet::document;
+use crate::{AccessToken, BoxError, TokenKey};
 
-/// How many commits are tried while other processes replace the stored token. After that, the token is used without being stored.
-const MOST_COMMITS: usize = 4;
+/// How often `put` tries to replace a value that other programs keep replacing.
+const MOST_SWAPS: usize = 16;
 
-/// How long callers wait until Redis has a fetched token. After that it is written in the background.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// Unusable values are reported for this many keys at most.
+const MOST_WARNINGS: usize = 1000;
 
 /// Keeps tokens in Redis, so that many processes share them. Needs the feature `redis`.
 ///
-/// Processes that share a Redis make one fetch for each token, however many of them need it at once. A failed fetch counts for all of them
-/// too: no process fetches again until the cooldown ends.
+/// Processes that share a Redis make one fetch for each token, however many of them need it at once.
 ///
 /// ```no_run
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, RedisStore};
@@ -47,66 +41,85 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// # }
 /// ```
 ///
-/// Clones share everything. You can create a store inside or outside a runtime, and use it from several runtimes. It connects on first use,
-/// and again when the connection is lost.
+/// Clones share everything. You can create a store inside or outside a runtime, and use it from several runtimes. Each runtime has one
+/// connection. The store connects on first use, and again when the connection is lost.
 ///
 /// # When Redis is down
 ///
-/// Requests still succeed. Each process goes on using its local copy. When it needs another token, the store tries Redis for twice the
-/// [operation limit](RedisStoreBuilder::operation_limit). Then the manager fetches without Redis, and the store writes the token once Redis
-/// is back. Until then, each process fetches its own token. The event `store_failed` says what is wrong.
+/// Requests still succeed. Tokens in hand are used until they expire. If a process needs another token, it fetches one for itself, and writes it
+/// to Redis when Redis is back. The event `store_failed` says what is wrong.
 ///
-/// If a process dies while it fetches, the others wait until its lease expires, after the
-/// [lease time](RedisStoreBuilder::lease_time) at most. A process that was suspended for longer than that does not overwrite a newer token.
+/// A call to a server that hangs fails after the [operation limit](RedisStoreBuilder::operation_limit). A wrong password, a TLS error and a
+/// refused connection fail at once.
 ///
 /// # Cluster, Sentinel, TLS
 ///
-/// With the feature `redis-cluster` you can [build](Self::builder) a store from a `ClusterClient` or a `ClusterConnection`, and with
-/// `redis-sentinel` from a `SentinelClient`: see [`RedisConnection`]. URLs with `rediss://` need the feature `redis-rustls`, or
-/// `redis-rustls-webpki-roots` for Mozilla's root certificates instead of the system's. You can also enable another TLS feature of [`redis`] on
-/// your own dependency. `rustls` needs a crypto provider: see its docs.
+/// With the feature `redis-cluster` you can [build](Self::builder) a store from a `ClusterClient`, and with `redis-sentinel` from a
+/// `SentinelClient`: see [`RedisConnection`]. URLs with `rediss://` need the feature `redis-rustls`, or `redis-rustls-webpki-roots` for
+/// Mozilla's root certificates instead of the system's. You can also enable another TLS feature of [`redis`] on your own dependency. `rustls`
+/// needs a crypto provider: see its docs.
 ///
 /// The crate [`redis`] is part of this interface, and re-exported as `reqwest_wecom::redis`. A new major version of it comes with a breaking
 /// version of this crate.
 ///
 /// # Keys and values
 ///
-/// This layout is stable, so other programs can rely on it. `{` and `}` are part of the key, so that a cluster keeps all three on one node.
+/// There is one key for each token:
 ///
 /// | key | value | expires |
 /// | --- | --- | --- |
-/// | `wecom:{KEY}` | the token, as JSON: `{"value":"…","fetched_at":1700000000000,"expires_at":1700007200000}` | with the token |
-/// | `wecom:{KEY}:lease` | the process that is fetching | after the lease time |
-/// | `wecom:{KEY}:failure` | the last fetch, if it failed: `{"kind":{"errcode":40001},"message":"…","pause":10000}`; otherwise `kind` is `"refused"` or `"transient"` | with the cooldown |
+/// | `wecom:{KEY}` | `{"value":"…","fetched_at":1700000000000,"expires_at":1700007200000,…}` | with the token, or later |
 ///
-/// `KEY` is the [`TokenKey`], such as `access_token:{corp id}:{first 32 hex digits of the SHA-256 of the app's secret}`. Times are in milliseconds since the
-/// Unix epoch, by the clock of the machine that fetched. To get the remaining time of a token, use `PTTL`: it is not affected by clock skew.
-/// The store ignores a key without an expiry.
+/// `{KEY}` stands for the [`TokenKey`], such as `access_token:ww1234:` and the first 32 hex digits of the SHA-256 of the app's secret. To start
+/// keys with something other than `wecom`, set the [prefix](RedisStoreBuilder::key_prefix).
 ///
-/// A program in another language reads a token like this (in Python). If there is none, it waits a moment and tries again:
+/// The value is a JSON document. Other programs can rely on three fields:
+///
+/// | field | type | meaning |
+/// | --- | --- | --- |
+/// | `value` | string, absent if there is no token | the access token |
+/// | `fetched_at` | integer | the time just before the token was fetched, in milliseconds since the Unix epoch |
+/// | `expires_at` | integer | when the token expires, in milliseconds since the Unix epoch |
+///
+/// All other fields belong to this crate. Both times are by the clock of the machine that fetched the token.
+///
+/// A program in another language reads a token like this (Python, with the package `redis`):
 ///
 /// ```python
-/// app = hashlib.sha256(secret.encode()).hexdigest()[:32]
-/// kept = redis.get("wecom:{access_token:%s:%s}" % (corp_id, app))
-/// token = json.loads(kept)["value"] if kept else None
+#[doc = include_str!("redis/reader.py")]
 /// ```
+///
+/// A program that fetches tokens itself writes them like this:
+///
+/// ```python
+#[doc = include_str!("redis/writer.py")]
+/// ```
+///
+/// A writer must do four things:
+///
+/// - Replace the whole document in one step, with `SET` and `PX`. Don't edit the document that is there, and don't copy other fields from it.
+/// - Set an expiry of the time that the token has left. The store ignores a value without an expiry, and may replace it.
+/// - Write `value` as a string that is not empty, and both times as integers, in milliseconds. Fractions and seconds are wrong.
+/// - Write a new `fetched_at` for each fetch, even if the API returned the same value. Processes tell tokens apart by it.
+///
+/// # Rights
 ///
 /// The store works with Redis 6.2 and later. Anyone who can read these keys can act as the app. An ACL user needs only these rights:
 ///
 /// ```text
-/// ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +del +pttl
+/// ACL SETUSER wecom on >PASSWORD resetkeys ~wecom:* resetchannels -@all +eval +get +set +pttl
 /// ```
 ///
 /// Add `+select` for a database other than 0, `+cluster|slots +ping` for a cluster (and `+readonly` to read replicas), and `+role` for
-/// Sentinel. A program with [`StoreOnly`](crate::StoreOnly) takes no lease, so it needs neither `+set` nor `+del`.
+/// Sentinel. A program with [`StoreOnly`](crate::StoreOnly) writes nothing, so it does not need `+set`.
 #[derive(Clone)]
-pub struct RedisStore(Arc<Shared>);
+pub struct RedisStore(Arc<Database>);
 
-struct Shared {
+struct Database {
     link: Link,
     key_prefix: String,
-    lease_time: Duration,
-    write_back: WriteBack,
+    /// The keys whose values were reported.
+    unusable: Mutex<HashSet<String>>,
 }
 
 impl RedisStore {
@@ -119,20 +132,20 @@ impl RedisStore {
         Ok(Self::new(Client::open(url)?))
     }
 
-    /// Keeps tokens in the Redis of this connection or client.
+    /// Keeps tokens in the Redis that this client leads to. It connects on first use.
     pub fn new(connection: impl Into<RedisConnection>) -> Self {
         Self::builder(connection).build()
     }
 
     /// Builds a store with other settings than the defaults.
     ///
-    /// ```no_run
+    /// ```
     /// use std::time::Duration;
     /// use reqwest_wecom::{RedisStore, redis};
     ///
-    /// # async fn f() -> redis::RedisResult<()> {
-    /// let connection = redis::Client::open("redis://127.0.0.1/")?.get_connection_manager().await?;
-    /// let store = RedisStore::builder(connection)
+    /// # fn f() -> redis::RedisResult<()> {
+    /// let client = redis::Client::open("redis://127.0.0.1/")?;
+    /// let store = RedisStore::builder(client)
     ///     .key_prefix("staging")
     ///     .operation_limit(Duration::from_millis(300))
     ///     .build();
@@ -142,166 +155,82 @@ impl RedisStore {
     pub fn builder(connection: impl Into<RedisConnection>) -> RedisStoreBuilder {
         RedisStoreBuilder::new(connection.into())
     }
-
-    /// Makes the fetch and keeps what it brings.
-    async fn fetch(
-        &self,
-        key: &TokenKey,
-        owner: String,
-        seen: Seen,
-        fetch: &Fetch<'_>,
-    ) -> Result<AccessToken, Error> {
-        let keys = self.0.keys(key);
-        let token = match fetch.run().await {
-            Ok(token) => token,
-            Err(error) if !fetch.fetches() => return Err(error),
-            Err(error) => {
-                let failed = shared_failure::write(&error, fetch);
-                return match self.0.fail(&keys, &owner, failed, &seen).await {
-                    Ok(Some(token)) if fetch.can_serve(&token) => Ok(token),
-                    Ok(_) => Err(error),
-                    Err(failure) => {
-                        fetch.store_fails("fail", &failure.to_string());
-                        Err(error)
-                    }
-                };
-            }
-        };
-        let unwritten = Unwritten::new(token, owner, fetch);
-        let committing = timeout(PATIENCE, self.0.commit(&keys, &unwritten, seen));
-        let failure = match committing.await {
-            Ok(Ok(committed)) => {
-                self.0.write_back.remove(key);
-                return match committed {
-                    Committed::Another(kept) => Ok(kept),
-                    Committed::Kept | Committed::AnotherFetches | Committed::GivenUp => {
-                        Ok(unwritten.token)
-                    }
-                };
-            }
-            Ok(Err(failure)) => Some(failure),
-            Err(_elapsed) => None,
-        };
-        if let Some(failure) = failure {
-            fetch.store_fails("commit", &failure.to_string());
-        }
-        let token = unwritten.token.clone();
-        WriteBack::add(&self.0, key, unwritten);
-        Ok(token)
-    }
 }
 
 #[async_trait]
 impl TokenStore for RedisStore {
     async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
-        let asked_at = SystemTime::now();
-        match self.0.link.send(&self.0.keys(key).get()).await? {
-            Reply::Token(text) => Ok(text.token(asked_at)),
-            Reply::None => Ok(None),
-            _ => Err(Failure::Answer.into()),
-        }
+        let kept = self.0.load(key.as_str()).await?;
+        Ok(kept.and_then(|kept| document::token(kept.expose_secret())))
     }
 
     async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
-        if let Some(text) = Text::of(token) {
-            self.0.link.send(&self.0.keys(key).put(&text)).await?;
-            self.0.write_back.remove(key);
-        }
-        Ok(())
-    }
-
-    fn coordinates(&self) -> bool {
-        true
-    }
-
-    async fn get_or_fetch(&self, key: &TokenKey, fetch: &Fetch<'_>) -> Result<AccessToken, Error> {
-        WriteBack::go_on(&self.0, key, fetch);
-        let owner = turn::owner();
-        match self.0.turn(key, &owner, fetch).await {
-            Turn::Found(token) => Ok(token),
-            Turn::Failed(heard) => Err(fetch.hear(heard)),
-            Turn::Ours(seen) => self.fetch(key, owner, seen, fetch).await,
-            Turn::Alone(failure) => {
-                fetch.store_fails("get_or_fetch", &failure);
-                let token = fetch.run().await?;
-                let unwritten = Unwritten::new(token.clone(), owner, fetch);
-                WriteBack::add(&self.0, key, unwritten);
-                Ok(token)
-            }
-        }
-    }
-}
-
-impl Shared {
-    fn keys(&self, key: &TokenKey) -> Keys {
-        Keys::new(&self.key_prefix, key)
-    }
-
-    /// Keeps a fetched token, unless another one that can serve is there by now.
-    async fn commit(
-        &self,
-        keys: &Keys,
-        unwritten: &Unwritten,
-        mut seen: Seen,
-    ) -> Result<Committed, Failure> {
-        for _ in 0..MOST_COMMITS {
-            let Some(text) = Text::of(&unwritten.token) else {
-                return Ok(Committed::GivenUp);
+        let key = key.as_str();
+        for _ in 0..MOST_SWAPS {
+            let Ok(left) = token.expires_at().duration_since(SystemTime::now()) else {
+                return Ok(()); // It has expired.
             };
-            let asked_at = SystemTime::now();
-            let command = keys.commit(&unwritten.owner, &text, &seen);
-            match self.link.send(&command).await? {
-                Reply::Done => return Ok(Committed::Kept),
-                Reply::Wait => return Ok(Committed::AnotherFetches),
-                Reply::Token(text) => match text.token(asked_at) {
-                    Some(kept) if unwritten.gives_way_to(&kept) => {
-                        return Ok(Committed::Another(kept));
-                    }
-                    _ => seen = Seen::text(text),
-                },
-                _ => return Err(Failure::Answer),
+            let seen = self.0.load(key).await?;
+            let seen = seen.as_ref().map(Kept::expose_secret);
+            let new = document::of_token(token, left);
+            if self.0.compare_and_swap(key, seen, &new).await? {
+                return Ok(());
             }
         }
-        Ok(Committed::GivenUp)
+        Err("other programs keep replacing the value in Redis".into())
     }
 
-    /// Stores the failure for the other processes. Returns the token that one of them has stored in the meantime, if any.
-    async fn fail(
+    fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
+        Some(self.0.clone())
+    }
+}
+
+#[async_trait]
+impl SharedDatabase for Database {
+    async fn load(&self, key: &str) -> Result<Option<Kept>, BoxError> {
+        let key = self.key(key);
+        let value = self.link.send(&script::load(&key), Again::Yes).await?;
+        match script::loaded(value).ok_or(Failure::Answer)? {
+            Loaded::Value(kept) => Ok(Some(kept)),
+            Loaded::Nothing => Ok(None),
+            Loaded::Unusable => {
+                self.warn_once(key);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn compare_and_swap(
         &self,
-        keys: &Keys,
-        owner: &str,
-        failed: Option<(String, Duration)>,
-        seen: &Seen,
-    ) -> Result<Option<AccessToken>, Failure> {
-        let (failure, pause) = failed.unwrap_or_default();
-        let asked_at = SystemTime::now();
-        match self
-            .link
-            .send(&keys.fail(owner, &failure, pause, seen))
-            .await?
-        {
-            Reply::Done => Ok(None),
-            Reply::Token(text) => Ok(text.token(asked_at)),
-            _ => Err(Failure::Answer),
+        key: &str,
+        expected: Option<&[u8]>,
+        new: &Kept,
+    ) -> Result<bool, BoxError> {
+        let swap = script::swap(&self.key(key), expected, new);
+        match self.link.send(&swap, Again::No).await? {
+            Value::Int(swapped) => Ok(swapped == 1),
+            _ => Err(Failure::Answer.into()),
         }
     }
 }
 
-/// What has become of a fetched token.
-enum Committed {
-    Kept,
-    /// Redis has this usable token, which stays.
-    Another(AccessToken),
-    /// Another process has the lease, and its token will be newer.
-    AnotherFetches,
-    GivenUp,
+impl Database {
+    fn key(&self, key: &str) -> String {
+        format!("{}:{key}", self.key_prefix)
+    }
+
+    fn warn_once(&self, key: String) {
+        let mut reported = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.len() < MOST_WARNINGS && reported.insert(key.clone()) {
+            tracing::warn!(target: crate::TARGET, event = "store_unusable_value", key, "the value in Redis is not a string with an expiry, ignoring it: write it with SET and PX");
+        }
+    }
 }
 
 impl Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
             .field("key_prefix", &self.0.key_prefix)
-            .field("lease_time", &self.0.lease_time)
             .field("operation_limit", &self.0.link.limit())
             .finish_non_exhaustive()
     }

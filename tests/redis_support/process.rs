@@ -43,7 +43,6 @@ pub struct Setup {
     pub redis: Vec<String>,
     pub kind: Kind,
     pub fetch_limit: Duration,
-    pub lease_time: Duration,
     /// Whether it stops itself when it has fetched a token, before the store learns of it.
     pub stops_after_fetch: bool,
     /// What `faketime` is to make of the clock: `+3h`.
@@ -66,7 +65,6 @@ impl Setup {
             redis: vec![redis.to_owned()],
             kind: Kind::Single,
             fetch_limit: Duration::from_secs(8),
-            lease_time: Duration::from_secs(10),
             stops_after_fetch: false,
             clock: None,
         }
@@ -99,7 +97,7 @@ impl Setup {
             #[allow(unreachable_patterns, reason = "with all features none is left")]
             _ => panic!("the feature is not enabled"),
         };
-        builder.lease_time(self.lease_time).build()
+        builder.build()
     }
 
     fn manager(&self) -> TokenManager {

@@ -1,4 +1,7 @@
 //! A connection to a cluster, which can tell whether another one would lead elsewhere.
+//!
+//! Workaround for `redis` 1.8: it learns that another node has taken over only from what nodes answer, so not from a node that hangs. To report
+//! there: after a timeout, ask the other nodes for the slots.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,50 +12,44 @@ use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInf
 use redis::{RedisResult, Value, cmd};
 use tokio::time::timeout;
 
-/// The crate `redis` learns from what a node answers that another has taken over from it, so not from one that says nothing.
 #[derive(Clone)]
 pub(super) struct Cluster {
     pub(super) connection: ClusterConnection,
-    /// The nodes that served slots when the connection was made, unless it was given. Empty where that could not be known.
-    masters: Option<Arc<Vec<Value>>>,
+    /// The nodes that served slots when the connection was made. Empty if that could not be known.
+    masters: Arc<Vec<Value>>,
 }
 
 impl Cluster {
-    pub(super) fn given(connection: ClusterConnection) -> Self {
-        Self {
-            connection,
-            masters: None,
-        }
-    }
-
     pub(super) async fn connect(client: &ClusterClient, limit: Duration) -> RedisResult<Self> {
-        // Without, it waits for a node that hangs when it learns of moved slots, and holds all commands back until then.
+        // Workaround for `redis` 1.8: while it asks a node that hangs for the slots, it holds back the commands for all nodes. So it must give up
+        // well before the commands do. To report there: go on with the commands for other nodes meanwhile.
+        let limit = limit / 2;
         let config = ClusterConfig::new().set_response_timeout(limit);
         let mut connection = client.get_async_connection_with_config(config).await?;
         let masters = timeout(limit, masters(&mut connection)).await;
         let masters = masters.ok().and_then(Result::ok).unwrap_or_default();
         Ok(Self {
             connection,
-            masters: Some(Arc::new(masters)),
+            masters: Arc::new(masters),
         })
     }
 
-    /// Whether a master has been replaced, or nobody here knows, so that it is better to ask those that the client knew at first.
+    /// Whether a master has been replaced, or no node answers, so that it is better to ask the nodes that the client was given.
     ///
-    /// Slots that move between masters are none of it: the crate `redis` follows them.
-    pub(super) async fn has_moved(&self, limit: Duration) -> bool {
-        let Some(before) = &self.masters else {
-            return false;
-        };
-        match timeout(limit, masters(&mut self.connection.clone())).await {
-            Ok(Ok(now)) => before.is_empty() || before.iter().any(|master| !now.contains(master)),
+    /// Slots that move between masters don't count: the crate `redis` follows them.
+    pub(super) async fn has_moved(&mut self, limit: Duration) -> bool {
+        match timeout(limit, masters(&mut self.connection)).await {
+            Ok(Ok(now)) => {
+                let before = &*self.masters;
+                before.is_empty() || before.iter().any(|master| !now.contains(master))
+            }
             _ => true,
         }
     }
 }
 
-/// The address and the name of each node that serves slots, as the first to answer says. It may tell of replicas too, and of any
-/// of them in another order than the next.
+/// The address and the name of each node that serves slots, from the first node to answer. Other nodes may list them in another order, and with
+/// other replicas.
 async fn masters(connection: &mut ClusterConnection) -> RedisResult<Vec<Value>> {
     let mut slots = cmd("CLUSTER");
     slots.arg("SLOTS");

@@ -1,25 +1,23 @@
-//! The way to Redis: a connection that is made when it is first needed, and made anew when it is lost.
+//! The way to Redis: a connection for each runtime, made on first use, and made again when it is lost.
 
+use std::collections::HashMap;
 use std::io;
+use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::RedisConnection;
 use super::connection::{Connection, Origin};
-use super::scripts::Reply;
 use crate::redact::redact;
 
-/// A command that meets a lost connection is sent once more on a new one.
-const MOST_TRIES: usize = 2;
-
-/// Connecting may take longer than a command: a cluster and a sentinel may ask one after the other.
+/// A cluster and sentinels may be asked one after the other.
 const LONGEST_CONNECTING: Duration = Duration::from_secs(10);
 
 /// Sends commands, each within a time limit.
@@ -28,57 +26,44 @@ pub(super) struct Link(Arc<Shared>);
 struct Shared {
     origin: Origin,
     limit: Duration,
-    made: Mutex<Made>,
+    /// The connections in use. The task behind a connection only runs while its runtime does, so each runtime has its own.
+    ways: Mutex<HashMap<Id, Way>>,
 }
 
-/// The connection in use, and how many were before it.
-#[derive(Default)]
-struct Made {
-    connection: Option<Connection>,
-    lost: usize,
-    attempt: Option<Attempt>,
-}
+/// `None` while the attempt is under way.
+type Connected = watch::Receiver<Option<RedisResult<Connection>>>;
 
-/// A connection and its number.
-type Numbered = (Connection, usize);
-
-/// Connecting, under way in a task of its own, so that a command whose time is up does not end it for the others.
+/// A connection of one runtime, or the attempt to make it.
+///
+/// A task of that runtime makes it, so that a caller who gives up does not end the attempt for others. The task ends when no one has a `Way`
+/// of it, or with its runtime.
 #[derive(Clone)]
-struct Attempt {
-    began: Instant,
-    outcome: watch::Receiver<Option<RedisResult<Numbered>>>,
+struct Way {
+    connected: Connected,
+    #[cfg(feature = "redis-cluster")]
+    doubt: Arc<tokio::sync::Notify>,
 }
 
-impl Attempt {
-    /// Whether its runtime has ended, or seems to be run no more.
-    fn is_dead(&self) -> bool {
-        self.outcome.has_changed().is_err() || self.began.elapsed() > LONGEST_CONNECTING
-    }
+/// Whether a command may be sent again if the connection is lost before the answer.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Again {
+    Yes,
+    /// It may have been done, and doing it twice is not the same.
+    No,
 }
 
-/// Why Redis gave no answer of use.
+/// Why Redis gave no useful answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("no answer from Redis within {0:?}")]
     TimedOut(Duration),
     /// Only its text is kept, without secrets.
-    #[error("{text}")]
-    Failed { text: String, may_pass: bool },
+    #[error("{0}")]
+    Failed(String),
     #[error("Redis returned an unexpected reply")]
     Answer,
     #[error("the call was made outside a tokio runtime")]
     NoRuntime,
-}
-
-impl Failure {
-    /// Whether the same command may succeed a moment later.
-    pub(super) fn may_pass(&self) -> bool {
-        match self {
-            Self::TimedOut(_) => true,
-            Self::Failed { may_pass, .. } => *may_pass,
-            Self::Answer | Self::NoRuntime => false,
-        }
-    }
 }
 
 impl Link {
@@ -86,7 +71,7 @@ impl Link {
         Self(Arc::new(Shared {
             origin: connection.0,
             limit,
-            made: Mutex::default(),
+            ways: Mutex::default(),
         }))
     }
 
@@ -94,165 +79,184 @@ impl Link {
         self.0.limit
     }
 
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Reply, Failure> {
-        if Handle::try_current().is_err() {
-            return Err(Failure::NoRuntime);
-        }
+    pub(super) async fn send(&self, command: &Cmd, again: Again) -> Result<Value, Failure> {
+        let runtime = Handle::try_current().map_err(|_outside| Failure::NoRuntime)?;
         let limit = self.limit();
-        let mut used = None;
-        match timeout(limit, self.send_or_send_again(command, &mut used)).await {
-            Ok(Ok(value)) => Reply::read(value).ok_or(Failure::Answer),
-            Ok(Err(error)) => Err(self.failure(&error)),
-            Err(_elapsed) => {
-                if let Some((connection, number)) = used {
-                    self.distrust(&connection, number);
-                }
-                Err(Failure::TimedOut(limit))
+        match timeout(limit, self.try_to_send(command, again, runtime.id())).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if !error.is_timeout() => {
+                let password = self.0.origin.password();
+                Err(Failure::Failed(redact(&error.to_string(), password)))
             }
+            _ => Err(Failure::TimedOut(limit)),
         }
     }
 
-    /// Leaves in `used` which connection was used last.
-    async fn send_or_send_again(
-        &self,
-        command: &Cmd,
-        used: &mut Option<Numbered>,
-    ) -> RedisResult<Value> {
-        let mut tries = 1;
+    async fn try_to_send(&self, command: &Cmd, again: Again, runtime: Id) -> RedisResult<Value> {
+        let mut may_try_again = true;
         loop {
-            let (connection, number) = used.insert(self.connection().await?);
-            match connection.send(command).await {
+            let way = self.way(runtime);
+            let mut connection = way.connection().await?;
+            let silence = Silence::begins(&self.0, runtime, &way);
+            let result = connection.send(command).await;
+            silence.ends();
+            match result {
                 Err(error) if error.is_timeout() => {
-                    self.distrust(connection, *number);
+                    self.0.distrust(runtime, &way);
                     return Err(error);
                 }
                 Err(error) if is_lost(&error) => {
-                    self.0.forget(*number);
-                    if tries == MOST_TRIES {
+                    self.0.forget(runtime, &way.connected);
+                    let was_not_done = again == Again::Yes || is_of_a_replica(&error);
+                    if !may_try_again || !was_not_done {
                         return Err(error);
                     }
+                    may_try_again = false;
                 }
-                answer => return answer,
-            }
-            tries += 1;
-        }
-    }
-
-    /// Once a server has said nothing in time: it may have gone without a word, and another may be the master now.
-    fn distrust(&self, connection: &Connection, number: usize) {
-        if connection.leads_to_many() {
-            self.replace(connection, number);
-        } else {
-            self.0.forget(number);
-        }
-    }
-
-    /// Connects anew if that leads elsewhere. Meanwhile the connection in use serves those whose servers still answer.
-    fn replace(&self, connection: &Connection, number: usize) {
-        let mut made = self.0.lock();
-        if made.lost == number && made.attempt.as_ref().is_none_or(Attempt::is_dead) {
-            made.attempt = Some(self.begin_to_connect(number, Some(connection.clone())));
-        }
-    }
-
-    /// The connection in use, or a new one, which one attempt makes for all.
-    async fn connection(&self) -> RedisResult<Numbered> {
-        loop {
-            let mut outcome = {
-                let mut made = self.0.lock();
-                if let Some(connection) = &made.connection {
-                    return Ok((connection.clone(), made.lost));
-                }
-                if made.attempt.as_ref().is_none_or(Attempt::is_dead) {
-                    made.attempt = Some(self.begin_to_connect(made.lost, None));
-                }
-                made.attempt.clone().map(|attempt| attempt.outcome)
-            };
-            if let Some(outcome) = &mut outcome
-                && let Ok(outcome) = outcome.wait_for(Option::is_some).await
-                && let Some(outcome) = &*outcome
-            {
-                return outcome.clone();
+                result => return result,
             }
         }
     }
 
-    fn begin_to_connect(&self, number: usize, before: Option<Connection>) -> Attempt {
-        let (teller, outcome) = watch::channel(None);
-        let this = outcome.clone();
-        let shared = self.0.clone();
+    fn way(&self, runtime: Id) -> Way {
+        let mut ways = self.0.lock();
+        if let Some(way) = ways.get(&runtime) {
+            return way.clone();
+        }
+        // The runtimes of these have ended.
+        ways.retain(|_, way| way.connected.has_changed().is_ok());
+        let way = Way::begin(&self.0, runtime);
+        ways.insert(runtime, way.clone());
+        way
+    }
+}
+
+impl Way {
+    fn begin(shared: &Arc<Shared>, runtime: Id) -> Self {
+        let (teller, connected) = watch::channel(None);
+        let way = Self {
+            connected,
+            #[cfg(feature = "redis-cluster")]
+            doubt: Arc::default(),
+        };
+        let shared = shared.clone();
+        #[cfg(feature = "redis-cluster")]
+        let doubt = way.doubt.clone();
         tokio::spawn(async move {
-            let connected = match before {
-                Some(before)
-                    if !before.has_moved(shared.limit).await && shared.is_in_use(number) =>
-                {
-                    Ok((before, number))
-                }
-                _ => {
-                    let connected = shared.connect().await;
-                    connected.map(|connection| shared.take(connection, number))
-                }
-            };
-            // Another attempt may have taken this one for dead.
-            let is_this = |attempt: &mut Attempt| attempt.outcome.same_channel(&this);
-            shared.lock().attempt.take_if(is_this);
+            let connected = shared.connect().await;
+            if connected.is_err() {
+                shared.forget(runtime, &teller.subscribe());
+            }
             teller.send_replace(Some(connected));
+            #[cfg(feature = "redis-cluster")]
+            let weak = Arc::downgrade(&shared);
+            drop(shared);
+            #[cfg(feature = "redis-cluster")]
+            replace_when_moved(&weak, &teller, &doubt).await;
+            teller.closed().await;
         });
-        Attempt {
-            began: Instant::now(),
-            outcome,
-        }
+        way
     }
 
-    fn failure(&self, error: &RedisError) -> Failure {
-        if error.is_timeout() {
-            return Failure::TimedOut(self.limit());
+    async fn connection(&self) -> RedisResult<Connection> {
+        let mut connected = self.connected.clone();
+        match connected.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(connected)) => connected.clone(),
+            _ => Err((ErrorKind::Client, "the runtime is shutting down").into()),
         }
-        Failure::Failed {
-            text: redact(&error.to_string(), self.0.origin.password()),
-            may_pass: is_lost(error) || passes(error),
+    }
+}
+
+/// Looks for the cluster again whenever a node has been silent. Meanwhile the connection in use serves those whose nodes still answer.
+#[cfg(feature = "redis-cluster")]
+async fn replace_when_moved(
+    shared: &std::sync::Weak<Shared>,
+    teller: &watch::Sender<Option<RedisResult<Connection>>>,
+    doubt: &tokio::sync::Notify,
+) {
+    use futures_util::future::{Either, select};
+    use std::pin::pin;
+
+    while let Either::Left(_) = select(pin!(doubt.notified()), pin!(teller.closed())).await {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let connected = teller.borrow().clone();
+        if let Some(Ok(Connection::Cluster(mut cluster))) = connected
+            && cluster.has_moved(shared.limit).await
+            && let Ok(connection) = shared.connect().await
+        {
+            teller.send_replace(Some(Ok(connection)));
         }
     }
 }
 
 impl Shared {
     async fn connect(&self) -> RedisResult<Connection> {
+        // Workaround for `redis` 1.8: connecting with TLS panics if `rustls` has no crypto provider. To report there: return an error.
         let connecting = AssertUnwindSafe(self.origin.connect(self.limit)).catch_unwind();
         match timeout(LONGEST_CONNECTING, connecting).await {
             Ok(Ok(connected)) => connected,
-            // As `rustls` does where there is no crypto provider.
             Ok(Err(_panic)) => Err((ErrorKind::Client, "connecting panicked").into()),
             Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         }
     }
 
-    fn is_in_use(&self, number: usize) -> bool {
-        let made = self.lock();
-        made.connection.is_some() && made.lost == number
-    }
-
-    /// Takes a new connection into use, in the place of the one of this number, unless another has done so.
-    fn take(&self, connection: Connection, number: usize) -> Numbered {
-        let mut made = self.lock();
-        if made.connection.is_some() && made.lost == number {
-            made.connection = None;
-            made.lost += 1;
+    /// A server has been silent. It may be unreachable, and another one may be the master now.
+    fn distrust(&self, runtime: Id, way: &Way) {
+        #[cfg(feature = "redis-cluster")]
+        if let Origin::Cluster(_) = self.origin {
+            way.doubt.notify_one();
+            return;
         }
-        let connection = made.connection.get_or_insert(connection).clone();
-        (connection, made.lost)
+        self.forget(runtime, &way.connected);
     }
 
-    /// Lets the connection of this number go, unless that has been done.
-    fn forget(&self, number: usize) {
-        let mut made = self.lock();
-        if made.lost == number {
-            made.connection = None;
-            made.lost += 1;
+    /// Lets a connection go, unless another one has already replaced it.
+    fn forget(&self, runtime: Id, connected: &Connected) {
+        let mut ways = self.lock();
+        if ways
+            .get(&runtime)
+            .is_some_and(|way| way.connected.same_channel(connected))
+        {
+            ways.remove(&runtime);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Made> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Way>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A command that waits for its answer. If it is dropped after most of the time limit, the server has been silent, whoever's time limit it was.
+struct Silence<'a> {
+    shared: &'a Shared,
+    runtime: Id,
+    way: &'a Way,
+    began: Instant,
+}
+
+impl<'a> Silence<'a> {
+    fn begins(shared: &'a Shared, runtime: Id, way: &'a Way) -> Self {
+        Self {
+            shared,
+            runtime,
+            way,
+            began: Instant::now(),
+        }
+    }
+
+    fn ends(self) {
+        mem::forget(self);
+    }
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        // A command that had to wait for the connection had less time.
+        if self.began.elapsed() >= self.shared.limit / 4 * 3 {
+            self.shared.distrust(self.runtime, self.way);
+        }
     }
 }
 
@@ -261,24 +265,11 @@ fn is_lost(error: &RedisError) -> bool {
     error.is_io_error() || error.is_unrecoverable_error() || is_of_a_replica(error)
 }
 
+/// Whether a replica has rejected a write.
 fn is_of_a_replica(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
-        // Up to version 6 this is how a script's error comes.
+        // Redis 6 returns a script's error like this.
         || error.detail().is_some_and(|text| text.contains("-READONLY"))
-}
-
-fn passes(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ClusterConnectionNotFound
-            | ErrorKind::MasterNameNotFoundBySentinel
-            | ErrorKind::Server(
-                ServerErrorKind::BusyLoading
-                    | ServerErrorKind::MasterDown
-                    | ServerErrorKind::ClusterDown
-                    | ServerErrorKind::TryAgain
-            )
-    )
 }
 
 #[cfg(test)]
