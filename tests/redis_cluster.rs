@@ -135,16 +135,14 @@ async fn token_through(store: &RedisStore, credentials: &Credentials) -> AccessT
 #[tokio::test]
 async fn tokens_are_kept_on_each_node() {
     let nodes = cluster().await;
-    let client = ClusterClient::new(urls(&nodes)).unwrap();
-    let given = client.get_async_connection().await.unwrap();
-    let (lazy, given) = (RedisStore::new(client), RedisStore::new(given));
+    let [one, other] = [(); 2].map(|()| RedisStore::new(ClusterClient::new(urls(&nodes)).unwrap()));
     for n in 0..30 {
         let credentials = Credentials::new("ww1234", n.to_string());
-        let [token, found] = [&lazy, &given].map(|store| token_through(store, &credentials));
+        let [token, found] = [&one, &other].map(|store| token_through(store, &credentials));
         let token = token.await;
         assert_eq!(found.await, token);
-        given.put(&key(&credentials), &token).await.unwrap();
-        assert_eq!(lazy.get(&key(&credentials)).await.unwrap(), Some(token));
+        other.put(&key(&credentials), &token).await.unwrap();
+        assert_eq!(one.get(&key(&credentials)).await.unwrap(), Some(token));
     }
     let mut total = 0;
     for node in &nodes {
@@ -154,7 +152,7 @@ async fn tokens_are_kept_on_each_node() {
         assert!(kept > 0);
         total += kept;
     }
-    assert_eq!(total, 30, "one key for each token, and no lease is left");
+    assert_eq!(total, 30, "one key for each token");
 }
 
 #[tokio::test]

@@ -12,12 +12,13 @@ mod redis_support;
 mod support;
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, future::join_all};
 use redis_support::{Server, SlowWay, free_port};
 use reqwest_wecom::{
-    Credentials, ErrorKind, RedisConnection, RedisStore, StoreOnly, TokenManager, TokenStore, redis,
+    Credentials, ErrorKind, Kept, RedisConnection, RedisStore, StoreOnly, TokenManager, TokenStore,
+    redis,
 };
 use support::{Qyapi, SECRET, app, is_kind, key, token};
 
@@ -84,6 +85,134 @@ async fn a_slow_redis_is_shared_like_any_other() {
 }
 
 #[tokio::test]
+async fn an_answer_may_take_600_ms() {
+    let redis = Server::start();
+    let way = SlowWay::to(&redis).await;
+    way.answers_after(Duration::from_millis(600));
+    let store = RedisStore::connect(way.url()).unwrap();
+    let token = token("value", TWO_HOURS);
+    store.put(&key(&app()), &token).await.unwrap();
+    assert_eq!(store.get(&key(&app())).await.unwrap(), Some(token));
+    assert_eq!(way.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_longer_than_a_call_may_serves_the_next() {
+    let redis = Server::start();
+    let way = SlowWay::to(&redis).await;
+    way.answers_after(LIMIT * 3 / 4);
+    let slow = store_at(&way.url());
+    let first = slow.get(&key(&app())).await.unwrap_err();
+    assert_eq!(first.to_string(), "no answer from Redis within 300ms");
+    // Connecting takes a few answers.
+    tokio::time::sleep(LIMIT * 2).await;
+    assert_eq!(slow.get(&key(&app())).await.unwrap(), None);
+    assert_eq!(way.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_a_closed_port_are_errors_at_once() {
+    let redis = Server::start();
+    let wrong = redis.url().replace("://", "://user:wrong@");
+    for url in [wrong, format!("redis://127.0.0.1:{}/", free_port())] {
+        let store = RedisStore::connect(url.as_str()).unwrap();
+        for _ in 0..2 {
+            let began = Instant::now();
+            let error = store.get(&key(&app())).await.unwrap_err();
+            assert!(began.elapsed() < Duration::from_secs(1), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_connection_fails_no_call() {
+    let mut redis = Server::with(&["--appendonly", "yes"]);
+    let store = RedisStore::connect(redis.url()).unwrap();
+    let token = token("value", TWO_HOURS);
+    store.put(&key(&app()), &token).await.unwrap();
+    for _ in 0..3 {
+        redis.kill();
+        redis.run();
+        assert_eq!(store.get(&key(&app())).await.unwrap(), Some(token.clone()));
+        redis.tell("CLIENT KILL TYPE normal").await;
+        store.put(&key(&app()), &token).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_swap_is_not_sent_again_when_its_answer_is_lost() {
+    let redis = Server::start();
+    let way = SlowWay::to(&redis).await;
+    let database = RedisStore::connect(way.url()).unwrap().database().unwrap();
+    assert!(database.load("key").await.unwrap().is_none());
+    way.answers_after(Duration::from_secs(1));
+    let new = Kept::new("new", TWO_HOURS);
+    let swapping = database.compare_and_swap("key", None, &new);
+    let losing = async {
+        redis.until_called("set", 1).await;
+        redis.tell("CLIENT KILL TYPE normal").await;
+        way.close();
+    };
+    let (swapped, ()) = tokio::join!(swapping, losing);
+    // It was done, and false would tell that it was not.
+    assert!(swapped.is_err());
+    way.answers_after(Duration::ZERO);
+    let found = database.load("key").await.unwrap().unwrap();
+    assert_eq!(found.expose_secret(), b"new");
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_costs_the_limit_once_even_for_those_with_less_patience() {
+    let redis = Server::start();
+    let way = SlowWay::to(&redis).await;
+    let store = store_at(&way.url());
+    store.get(&key(&app())).await.unwrap();
+    way.answers_after(TWO_HOURS);
+    let began = Instant::now();
+    let wanted = key(&app());
+    let asking = tokio::time::timeout(LIMIT * 9 / 10, store.get(&wanted));
+    assert!(asking.await.is_err());
+    // The old connection still waits for an answer.
+    way.answers_after(Duration::ZERO);
+    assert_eq!(store.get(&key(&app())).await.unwrap(), None);
+    assert!(began.elapsed() < LIMIT * 2);
+    assert_eq!(way.connections(), 2);
+
+    // A call that was given up early says nothing of the server.
+    way.answers_after(TWO_HOURS);
+    let asking = tokio::time::timeout(LIMIT / 10, store.get(&wanted));
+    assert!(asking.await.is_err());
+    assert_eq!(way.connections(), 2);
+}
+
+#[test]
+fn runtimes_that_work_in_turn_do_not_wait_for_each_other() {
+    let redis = Server::start();
+    let store = RedisStore::connect(redis.url()).unwrap();
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let runtimes = [runtime(), runtime()];
+    let began = Instant::now();
+    for _ in 0..10 {
+        for runtime in &runtimes {
+            runtime.block_on(async { store.get(&key(&app())).await.unwrap() });
+        }
+    }
+    assert!(began.elapsed() < Duration::from_secs(1));
+    drop(runtimes);
+    // Each runtime had one connection, and the last to ask lets those of the others go.
+    let counting = runtime();
+    for _ in 0..20 {
+        runtime().block_on(async { store.get(&key(&app())).await.unwrap() });
+    }
+    let open = counting.block_on(redis.tell("CLIENT LIST"));
+    let open = format!("{open:?}").matches("laddr=").count();
+    assert!(open <= 3, "{open} connections");
+}
+
+#[tokio::test]
 async fn commands_whose_answers_come_too_late_cost_one_fetch_and_leave_no_lease() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
     let way = SlowWay::to(&redis).await;
@@ -93,11 +222,12 @@ async fn commands_whose_answers_come_too_late_cost_one_fetch_and_leave_no_lease(
     way.answers_after(LIMIT * 2);
     succeeds(&qyapi, slow.clone()).await;
     assert_eq!(qyapi.gettoken_count(), 1);
-    assert!(redis.kept("*:lease").await.is_some());
+    let is_leased = async || redis.kept("*").await.unwrap().1.contains("\"turn\"");
+    assert!(is_leased().await);
 
     way.answers_after(Duration::ZERO);
     let given_back = async {
-        while redis.kept("*:lease").await.is_some() {
+        while is_leased().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

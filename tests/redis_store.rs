@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use redis_support::Server;
 use reqwest_middleware::ClientWithMiddleware;
 use reqwest_wecom::{
-    AccessToken, Credentials, Error, RedisStore, StoreOnly, TokenManager, TokenStore, redis,
+    AccessToken, Credentials, Kept, RedisStore, StoreOnly, TokenManager, TokenStore, redis,
 };
 use serde_json::Value;
 use support::{Answer, Qyapi, SECRET, app, key, other_app, token};
@@ -73,35 +73,33 @@ async fn the_layout_is_as_documented() {
     succeeds(&qyapi, &client(&qyapi, &redis)).await;
     let (key, text) = redis.kept("*").await.unwrap();
     assert_eq!(key, token_key(&qyapi));
-    assert!(key.starts_with("wecom:{access_token@127.0.0.1:") && key.ends_with('}'));
+    assert!(key.starts_with("wecom:access_token@127.0.0.1:"));
     let kept: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(kept["value"], qyapi.current_token(SECRET).unwrap());
     let millis = kept["expires_at"].as_u64().unwrap() - kept["fetched_at"].as_u64().unwrap();
     assert_eq!(millis, 7_200_000);
-    assert_eq!(kept.as_object().unwrap().len(), 3);
     let redis::Value::Int(left) = redis.tell(&format!("PTTL {key}")).await else {
         panic!("no PTTL")
     };
     assert!((7_100_000..=7_200_000).contains(&left));
 
+    // Nothing else is kept, neither while a token is fetched nor after a failure.
     qyapi.revoke(SECRET);
     let gate = qyapi.hold_gettoken();
     let client = client(&qyapi, &redis);
     let call = tokio::spawn(client.get(qyapi.url("user/get")).send());
     gate.arrived(1).await;
-    let (_, owner) = redis.kept(&format!("{key}:lease")).await.unwrap();
-    assert!(owner.starts_with(&std::process::id().to_string()));
+    assert_eq!(redis.kept("*").await.unwrap().0, key);
     gate.open();
     call.await.unwrap().unwrap();
-    assert!(redis.kept("*:lease").await.is_none());
-
+    redis.tell("FLUSHALL").await;
     let wrong = Credentials::new(support::CORP, "wrong");
     let error = manager(&qyapi, store(&redis)).token(&wrong).await;
     assert!(error.is_err());
-    let (_, failure) = redis.kept("*:failure").await.unwrap();
-    let failure: Value = serde_json::from_str(&failure).unwrap();
-    assert_eq!(failure["kind"]["errcode"], 40001);
-    assert_eq!(failure["pause"], 10_000);
+    let (key, text) = redis.kept("*").await.unwrap();
+    assert_eq!(key, format!("wecom:{}", qyapi.key(&wrong)));
+    let kept: Value = serde_json::from_str(&text).unwrap();
+    assert!(kept.get("value").is_none());
 }
 
 #[tokio::test]
@@ -130,10 +128,6 @@ async fn garbage_under_our_keys_costs_one_fetch() {
         format!(r#"SET {key} {{"value":"","fetched_at":1,"expires_at":1}} PX 60000"#),
         format!(r#"SET {key} {{"value":"x","fetched_at":1,"expires_at":1}}"#),
         format!("RPUSH {key} a b"),
-        format!("SET {key}:lease held-for-ever"),
-        format!("RPUSH {key}:lease a"),
-        format!("SET {key}:failure {{}}"),
-        format!("HSET {key}:failure a b"),
     ] {
         redis.tell("FLUSHALL").await;
         redis.tell(&garbage).await;
@@ -159,7 +153,7 @@ async fn a_request_that_the_local_copy_serves_sends_nothing_to_redis() {
     }
     qyapi.revoke(SECRET);
     succeeds(&qyapi, &client).await;
-    // The step that finds the rejected token, the one that takes the lease, the commit.
+    // One load, one swap for the lease, one for the token.
     assert_eq!(redis.calls("eval").await, 3);
 }
 
@@ -184,8 +178,6 @@ async fn the_documented_rights_are_enough_and_end_at_the_prefix() {
     wecom.put(&qyapi.key(&app()), &token).await.unwrap();
     let wrong = Credentials::new(support::CORP, "wrong");
     assert!(manager(&qyapi, wecom).token(&wrong).await.is_err());
-    assert!(redis.kept("*:failure").await.is_some());
-
     assert!(redis.refused().await.is_empty());
     let client = redis::Client::open(url).unwrap();
     let other = RedisStore::builder(client).key_prefix("other").build();
@@ -195,6 +187,184 @@ async fn the_documented_rights_are_enough_and_end_at_the_prefix() {
         "{error}"
     );
     assert!(other.put(&qyapi.key(&app()), &token).await.is_err());
+}
+
+fn kept(bytes: &str, left: Duration) -> Kept {
+    Kept::new(bytes, left)
+}
+
+#[tokio::test]
+async fn it_is_a_database_that_swaps_on_a_condition() {
+    let redis = Server::start();
+    let database = store(&redis).database().unwrap();
+    let minute = Duration::from_secs(60);
+    let swap = async |expected: Option<&str>, new: &str| {
+        let expected = expected.map(str::as_bytes);
+        let new = kept(new, minute);
+        let swapped = database.compare_and_swap("key", expected, &new);
+        swapped.await.unwrap()
+    };
+    assert!(database.load("key").await.unwrap().is_none());
+    assert!(!swap(Some(""), "first").await);
+    assert!(swap(None, "first").await);
+    assert!(!swap(None, "second").await);
+    assert!(!swap(Some("firs"), "second").await);
+    assert!(swap(Some("first"), "").await);
+    assert!(!swap(None, "second").await, "an empty value is a value");
+    assert!(swap(Some(""), "second").await);
+    let found = database.load("key").await.unwrap().unwrap();
+    assert_eq!(found.expose_secret(), b"second");
+    assert!(found.left() <= minute && found.left() > minute - Duration::from_secs(30));
+    assert_eq!(redis.kept("*").await.unwrap().0, "wecom:key");
+
+    let binary: Vec<u8> = (0..=255).collect();
+    for (time, expected) in [(minute, &b"second"[..]), (Duration::MAX, &binary)] {
+        let new = Kept::new(binary.clone(), time);
+        let swapped = database.compare_and_swap("key", Some(expected), &new);
+        assert!(swapped.await.unwrap());
+        let found = database.load("key").await.unwrap().unwrap();
+        assert_eq!(found.expose_secret(), binary);
+    }
+    let new = kept("gone", Duration::ZERO);
+    let swapped = database.compare_and_swap("key", Some(&binary), &new);
+    assert!(swapped.await.unwrap());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(database.load("key").await.unwrap().is_none());
+    assert!(swap(None, "after").await);
+}
+
+#[tokio::test]
+async fn what_no_writer_should_leave_counts_as_missing_and_is_replaced() {
+    let redis = Server::start();
+    let database = store(&redis).database().unwrap();
+    let new = kept("new", Duration::from_secs(60));
+    for garbage in ["SET wecom:key old", "RPUSH wecom:key old"] {
+        redis.tell("FLUSHALL").await;
+        redis.tell(garbage).await;
+        assert!(database.load("key").await.unwrap().is_none(), "{garbage}");
+        let swapped = database.compare_and_swap("key", Some(b"old"), &new);
+        assert!(!swapped.await.unwrap(), "{garbage}");
+        let swapped = database.compare_and_swap("key", None, &new);
+        assert!(swapped.await.unwrap(), "{garbage}");
+        assert!(database.load("key").await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_value_and_its_time_are_read_together() {
+    let redis = Server::start();
+    let [writer, reader] = [store(&redis), store(&redis)].map(|it| it.database().unwrap());
+    let (short, long) = (Duration::from_secs(30), Duration::from_secs(7200));
+    let writing = async {
+        let mut expected: Option<&[u8]> = None;
+        for round in 0..500 {
+            let (text, left) = [("short", short), ("long", long)][round % 2];
+            let new = kept(text, left);
+            let swapped = writer.compare_and_swap("key", expected, &new);
+            assert!(swapped.await.unwrap());
+            expected = Some(text.as_bytes());
+        }
+    };
+    let reading = async {
+        for _ in 0..500 {
+            if let Some(found) = reader.load("key").await.unwrap() {
+                let is_short = found.expose_secret() == b"short";
+                assert_eq!(found.left() <= short, is_short);
+            }
+        }
+    };
+    tokio::join!(writing, reading);
+}
+
+/// What the docs use of the Python package `redis`.
+const PYTHON_CLIENT: &str = r#"
+import socket
+
+class Redis:
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.answers = self.socket.makefile("rb")
+
+    def call(self, *words):
+        words = [str(word).encode() for word in words]
+        lines = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+        self.socket.sendall(b"*%d\r\n" % len(words) + lines)
+        line = self.answers.readline()
+        assert line[:1] in b"$+", line
+        if line[:1] == b"$" and int(line[1:]) >= 0:
+            return self.answers.read(int(line[1:]) + 2)[:-2]
+
+    def get(self, key):
+        return self.call("GET", key)
+
+    def set(self, key, value, px):
+        self.call("SET", key, value, "PX", px)
+"#;
+
+fn python(redis: &Server, documented: &str, call: &str) -> String {
+    let port = redis.port();
+    let program = format!("{PYTHON_CLIENT}\n{documented}\nredis = Redis({port})\n{call}\n");
+    let output = std::process::Command::new("python3")
+        .args(["-c", &program])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn programs_in_python_read_and_write_tokens_as_documented() {
+    let redis = Server::start();
+    let (store, key) = (store(&redis), key(&app()));
+    let app = format!("redis, {:?}, {SECRET:?}", support::CORP);
+    let read = || {
+        let documented = include_str!("../src/store/redis/reader.py");
+        python(&redis, documented, &format!("print(read_token({app}))"))
+    };
+    let write = |value: &str| {
+        let documented = include_str!("../src/store/redis/writer.py");
+        let call = format!("write_token({app}, {value:?}, time.time(), 7200)");
+        python(&redis, documented, &call);
+    };
+    assert_eq!(read(), "None");
+    let token = token("from-rust", TWO_HOURS);
+    store.put(&key, &token).await.unwrap();
+    assert_eq!(read(), "from-rust");
+
+    write("from-python");
+    assert_eq!(read(), "from-python");
+    let found = store.get(&key).await.unwrap().unwrap();
+    assert_eq!(found.expose_secret(), "from-python");
+    assert!(found.fetched_at() > token.fetched_at());
+    let left = found
+        .expires_at()
+        .duration_since(SystemTime::now())
+        .unwrap();
+    assert!(left <= TWO_HOURS && left > TWO_HOURS - Duration::from_secs(60));
+    let database = store.database().unwrap();
+    let kept = database.load(key.as_str()).await.unwrap().unwrap();
+    assert!(kept.left() <= TWO_HOURS && kept.left() > TWO_HOURS - Duration::from_secs(60));
+
+    store.put(&key, &token).await.unwrap();
+    assert_eq!(
+        store.get(&key).await.unwrap(),
+        Some(token),
+        "it replaces any other"
+    );
+}
+
+#[tokio::test]
+async fn many_puts_at_once_all_succeed() {
+    let redis = Server::start();
+    let client = redis::Client::open(redis.url()).unwrap();
+    let (store, key) = (RedisStore::new(client), key(&app()));
+    let tokens = (0..8).map(|n| token(n.to_string(), TWO_HOURS));
+    let tokens: Vec<_> = tokens.collect();
+    for put in join_all(tokens.iter().map(|token| store.put(&key, token))).await {
+        put.unwrap();
+    }
+    assert!(tokens.contains(&store.get(&key).await.unwrap().unwrap()));
 }
 
 #[tokio::test]
@@ -211,15 +381,15 @@ async fn prefixes_keep_programs_apart() {
 }
 
 #[tokio::test]
-async fn one_who_is_told_that_another_was_blocked_makes_no_fetch_for_any_app() {
+async fn one_whose_address_is_blocked_keeps_no_other_from_fetching() {
     let (qyapi, redis) = (Qyapi::start().await, Server::start());
     qyapi.script("gettoken", Answer::errcode(45009));
-    let blocked = |result| matches!(result, Err(error) if Error::errcode(&error) == Some(45009));
-    let [first, second] = [store(&redis), store(&redis)].map(|store| manager(&qyapi, store));
-    assert!(blocked(first.token(&app()).await));
-    assert!(blocked(second.token(&app()).await));
-    assert!(blocked(second.token(&other_app()).await));
-    assert_eq!(qyapi.gettoken_count(), 1);
+    let [blocked, other] = [store(&redis), store(&redis)].map(|store| manager(&qyapi, store));
+    let error = blocked.token(&app()).await.unwrap_err();
+    assert_eq!(error.errcode(), Some(45009));
+    other.token(&other_app()).await.unwrap();
+    other.token(&app()).await.unwrap();
+    assert_eq!(qyapi.gettoken_count(), 3);
 }
 
 #[tokio::test]
@@ -228,7 +398,7 @@ async fn a_failure_of_another_counts_for_as_long_as_is_left_of_it() {
     qyapi.script("gettoken", Answer::errcode(40001));
     let [first, second] = [store(&redis), store(&redis)].map(|store| manager(&qyapi, store));
     assert!(first.token(&app()).await.is_err());
-    let key = format!("{}:failure", token_key(&qyapi));
+    let key = token_key(&qyapi);
     redis.tell(&format!("PEXPIRE {key} 500")).await;
     let began = Instant::now();
     while let Err(error) = second.token(&app()).await {
@@ -266,19 +436,9 @@ fn a_store_is_made_outside_of_a_runtime_and_outlives_those_that_use_it() {
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let token = token("value", TWO_HOURS);
     runtime().block_on(async { lazy.put(&key(&app()), &token).await.unwrap() });
-    let first = runtime();
-    let manager = first.block_on(async {
-        let client = redis::Client::open(redis.url()).unwrap();
-        client.get_connection_manager().await.unwrap()
-    });
-    let given = RedisStore::new(manager);
-    first.block_on(async { given.get(&key(&app())).await.unwrap().unwrap() });
-    drop(first);
-    for store in [lazy, given] {
-        for _ in 0..2 {
-            let kept = runtime().block_on(async { store.get(&key(&app())).await.unwrap() });
-            assert_eq!(kept.as_ref(), Some(&token));
-        }
+    for _ in 0..2 {
+        let kept = runtime().block_on(async { lazy.get(&key(&app())).await.unwrap() });
+        assert_eq!(kept.as_ref(), Some(&token));
     }
 }
 
@@ -364,7 +524,7 @@ async fn a_token_that_came_while_one_was_fetched_is_not_replaced() {
     store(&redis).put(&qyapi.key(&app()), &newer).await.unwrap();
     gate.open();
     assert_eq!(fetching.await.unwrap().unwrap(), newer);
-    let (_, kept) = redis.kept("wecom:*").await.unwrap(); // and no lease
+    let (_, kept) = redis.kept("wecom:*").await.unwrap();
     assert!(kept.contains("newer"));
 }
 
@@ -378,18 +538,17 @@ async fn a_token_of_an_outage_is_not_written_while_another_process_fetches() {
     let url = redis.url().replace("://", "://wecom:PASSWORD@");
     let alone = manager(&qyapi, store_at(&url));
     alone.token(&app()).await.unwrap();
-    let lease = format!("SET {}:lease another-process PX 60000", token_key(&qyapi));
-    redis.tell(&lease).await;
+    let key = token_key(&qyapi);
+    let lease = r#"{"turn":{"owner":"another-process"}}"#;
+    redis.tell(&format!("SET {key} {lease} PX 60000")).await;
     redis.tell("ACL SETUSER wecom +set").await;
     let before = redis.calls("eval").await;
     while redis.calls("eval").await < before + 3 {
-        assert!(redis.kept(&token_key(&qyapi)).await.is_none());
+        assert_eq!(redis.kept(&key).await.unwrap().1, lease);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    redis
-        .tell(&format!("DEL {}:lease", token_key(&qyapi)))
-        .await;
-    while redis.kept(&token_key(&qyapi)).await.is_none() {
+    redis.tell(&format!("DEL {key}")).await;
+    while redis.kept(&key).await.is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,5 +1,9 @@
 //! A way to a server on which answers can be late.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
@@ -13,6 +17,8 @@ use super::Server;
 pub struct SlowWay {
     port: u16,
     delay: watch::Sender<Duration>,
+    close: watch::Sender<()>,
+    connections: Arc<AtomicUsize>,
     _ways: JoinSet<()>,
 }
 
@@ -22,18 +28,41 @@ impl SlowWay {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let (delay, told) = watch::channel(Duration::ZERO);
         let (port, target) = (listener.local_addr().unwrap().port(), server.port());
+        let (close, closed) = watch::channel(());
+        let connections = Arc::<AtomicUsize>::default();
+        let count = connections.clone();
         let mut ways = JoinSet::new();
         ways.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(pass_on(client, target, told.clone()));
+                count.fetch_add(1, Ordering::Relaxed);
+                let (told, mut closed) = (told.clone(), closed.clone());
+                closed.mark_unchanged();
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = pass_on(client, target, told) => {}
+                        _ = closed.changed() => {}
+                    }
+                });
             }
         });
         Self {
             port,
             delay,
+            close,
+            connections,
             _ways: ways,
         }
+    }
+
+    /// Closes all connections that there are.
+    pub fn close(&self) {
+        self.close.send_replace(());
+    }
+
+    /// How many connections have been made.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     pub fn url(&self) -> String {
