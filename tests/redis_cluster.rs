@@ -15,8 +15,7 @@ use std::time::Duration;
 
 use redis_support::{Kind, Process, Server, Setup, be_a_process_if_told, free_port};
 use reqwest_wecom::{
-    AccessToken, Credentials, Error, FetchRequest, FetchedToken, RedisStore, TokenKey,
-    TokenManager, TokenSource, TokenStore, async_trait,
+    AccessToken, Credentials, RedisStore, TokenKey, TokenStore,
     redis::{Value, cluster::ClusterClient},
 };
 use support::{Qyapi, SECRET, app, key, token};
@@ -116,33 +115,16 @@ fn urls(nodes: &[Server]) -> Vec<String> {
     nodes.iter().map(Server::url).collect()
 }
 
-struct Fixed;
-
-#[async_trait]
-impl TokenSource for Fixed {
-    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
-        let value = request.credentials().app();
-        Ok(FetchedToken::new(value, Duration::from_secs(7200)))
-    }
-}
-
-/// The token that a manager over this store gets.
-async fn token_through(store: &RedisStore, credentials: &Credentials) -> AccessToken {
-    let manager = TokenManager::builder(Fixed).store(store.clone()).build();
-    manager.token(credentials).await.unwrap()
-}
-
 #[tokio::test]
 async fn tokens_are_kept_on_each_node() {
     let nodes = cluster().await;
     let [one, other] = [(); 2].map(|()| RedisStore::new(ClusterClient::new(urls(&nodes)).unwrap()));
     for n in 0..30 {
         let credentials = Credentials::new("ww1234", n.to_string());
-        let [token, found] = [&one, &other].map(|store| token_through(store, &credentials));
-        let token = token.await;
-        assert_eq!(found.await, token);
-        other.put(&key(&credentials), &token).await.unwrap();
-        assert_eq!(one.get(&key(&credentials)).await.unwrap(), Some(token));
+        let token = token(n.to_string(), Duration::from_secs(7200));
+        one.put(&key(&credentials), &token).await.unwrap();
+        let found = other.get(&key(&credentials)).await.unwrap();
+        assert_eq!(found, Some(token));
     }
     let mut total = 0;
     for node in &nodes {
@@ -223,7 +205,8 @@ async fn the_documented_rights_are_enough() {
     let store = patient(ClusterClient::new(urls).unwrap());
     for n in 0..10 {
         let credentials = Credentials::new("ww1234", n.to_string());
-        let token = token_through(&store, &credentials).await;
+        let token = token(n.to_string(), Duration::from_secs(7200));
+        store.put(&key(&credentials), &token).await.unwrap();
         assert_eq!(store.get(&key(&credentials)).await.unwrap(), Some(token));
     }
     for node in &nodes {

@@ -113,6 +113,27 @@ async fn one_who_may_not_write_and_asks_again_and_again_warns_once() {
 }
 
 #[tokio::test]
+async fn a_value_that_no_writer_should_leave_is_warned_of_once_for_each_key() {
+    let (logged, _guard) = listen();
+    let redis = Server::start();
+    let store = store_at(&redis.url());
+    let key = key(&app());
+    redis.tell(&format!("SET wecom:{key} canary")).await;
+    for _ in 0..3 {
+        assert_eq!(store.get(&key).await.unwrap(), None);
+    }
+    redis.tell("RPUSH wecom:other canary").await;
+    let database = store.database().unwrap();
+    assert!(database.load("other").await.unwrap().is_none());
+    let text = logged.text();
+    let warnings: Vec<_> = text.lines().filter(|it| it.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 2, "{text}");
+    assert!(warnings[0].contains(key.as_str()) && warnings[0].contains("PX"));
+    assert!(warnings[1].contains("wecom:other"));
+    assert!(!text.contains("canary"), "{text}");
+}
+
+#[tokio::test]
 async fn no_text_shows_a_secret_and_an_outage_is_warned_of_once() {
     let (logged, _guard) = listen();
     let qyapi = Qyapi::start().await;

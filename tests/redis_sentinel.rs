@@ -21,8 +21,8 @@ use reqwest_wecom::redis::sentinel::{
     SentinelClient, SentinelNodeConnectionInfo, SentinelServerType,
 };
 use reqwest_wecom::redis::{RedisConnectionInfo, Value};
-use reqwest_wecom::{RedisStore, TokenManager};
-use support::{Qyapi, SECRET, app};
+use reqwest_wecom::{RedisStore, TokenManager, TokenStore};
+use support::{Qyapi, SECRET, app, key};
 
 #[test]
 fn process() {
@@ -219,9 +219,15 @@ async fn a_sentinel_that_says_nothing_does_not_keep_from_asking_the_next() {
         let (qyapi, watched) = (Qyapi::start().await, Watched::start().await);
         let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let silent = format!("redis://{}/", silent.local_addr().unwrap());
+        let sentinels = vec![silent, watched.sentinel.url()];
+        let (name, kind) = (String::from("master"), SentinelServerType::Master);
+        let client = SentinelClient::build(sentinels.clone(), name, None, kind).unwrap();
+        let store = RedisStore::new(client);
+        assert_eq!(store.get(&key(&app())).await.unwrap(), None);
+
         let setup = Setup {
             kind: Kind::Sentinel,
-            redis: vec![silent, watched.sentinel.url()],
+            redis: sentinels,
             ..Setup::new(qyapi.base_url().as_str(), "")
         };
         let mut fleet = Process::start_many(2, &setup).await;

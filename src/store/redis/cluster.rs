@@ -2,6 +2,9 @@
 //!
 //! Workaround for `redis` 1.8: it learns that another node has taken over only from what nodes answer, so not from a node that hangs. To report
 //! there: after a timeout, ask the other nodes for the slots.
+//!
+//! Limit of `redis` 1.8: it sends any command again when a connection is lost, so a swap may return false although its first run was successful.
+//! To report there: let a program mark commands that must not be sent twice.
 
 use std::sync::Arc;
 use std::time::Duration;

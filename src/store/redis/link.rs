@@ -35,8 +35,8 @@ type Connected = watch::Receiver<Option<RedisResult<Connection>>>;
 
 /// A connection of one runtime, or the attempt to make it.
 ///
-/// A task of that runtime makes it, so that a caller who gives up does not end the attempt for others. The task ends when no one has a `Way`
-/// of it, or with its runtime.
+/// A task of that runtime makes the connection, so a caller who gives up does not end the attempt for others. The task ends with its runtime, or
+/// when the last clone of its `Way` is dropped.
 #[derive(Clone)]
 struct Way {
     connected: Connected,
@@ -48,7 +48,7 @@ struct Way {
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Again {
     Yes,
-    /// It may have been done, and doing it twice is not the same.
+    /// The server may have run it. A second run would then return that it changed nothing.
     No,
 }
 
@@ -107,8 +107,9 @@ impl Link {
                 }
                 Err(error) if is_lost(&error) => {
                     self.0.forget(runtime, &way.connected);
-                    let was_not_done = again == Again::Yes || is_of_a_replica(&error);
-                    if !may_try_again || !was_not_done {
+                    // A replica has not done what it rejects.
+                    let is_safe = again == Again::Yes || is_of_a_replica(&error);
+                    if !may_try_again || !is_safe {
                         return Err(error);
                     }
                     may_try_again = false;
@@ -120,11 +121,12 @@ impl Link {
 
     fn way(&self, runtime: Id) -> Way {
         let mut ways = self.0.lock();
-        if let Some(way) = ways.get(&runtime) {
+        let is_alive = |way: &Way| way.connected.has_changed().is_ok();
+        if let Some(way) = ways.get(&runtime).filter(|way| is_alive(way)) {
             return way.clone();
         }
-        // The runtimes of these have ended.
-        ways.retain(|_, way| way.connected.has_changed().is_ok());
+        // The runtimes of the others have ended.
+        ways.retain(|_, way| is_alive(way));
         let way = Way::begin(&self.0, runtime);
         ways.insert(runtime, way.clone());
         way
@@ -228,7 +230,8 @@ impl Shared {
     }
 }
 
-/// A command that waits for its answer. If it is dropped after most of the time limit, the server has been silent, whoever's time limit it was.
+/// A command that waits for its answer. If it is dropped after most of the time limit, the server counts as silent, even if the caller's own time
+/// limit ended first.
 struct Silence<'a> {
     shared: &'a Shared,
     runtime: Id,
