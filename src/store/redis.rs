@@ -8,7 +8,6 @@ mod script;
 use std::collections::HashSet;
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use redis::{Client, IntoConnectionInfo, RedisResult, Value};
@@ -17,12 +16,8 @@ pub use self::builder::RedisStoreBuilder;
 pub use self::connection::RedisConnection;
 use self::link::{Again, Failure, Link};
 use self::script::Loaded;
-use super::{Kept, SharedDatabase, TokenStore};
-use crate::fleet::document;
+use super::{Kept, SharedDatabase, SharedStore, TokenStore};
 use crate::{AccessToken, BoxError, TokenKey};
-
-/// How often `put` tries to replace a value that other programs keep replacing.
-const MOST_SWAPS: usize = 16;
 
 /// Unusable values are reported for this many keys at most.
 const MOST_WARNINGS: usize = 1000;
@@ -160,24 +155,11 @@ impl RedisStore {
 #[async_trait]
 impl TokenStore for RedisStore {
     async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError> {
-        let kept = self.0.load(key.as_str()).await?;
-        Ok(kept.and_then(|kept| document::token(kept.expose_secret())))
+        SharedStore::new(self.0.clone()).get(key).await
     }
 
     async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError> {
-        let key = key.as_str();
-        for _ in 0..MOST_SWAPS {
-            let Ok(left) = token.expires_at().duration_since(SystemTime::now()) else {
-                return Ok(()); // It has expired.
-            };
-            let seen = self.0.load(key).await?;
-            let seen = seen.as_ref().map(Kept::expose_secret);
-            let new = document::of_token(token, left);
-            if self.0.compare_and_swap(key, seen, &new).await? {
-                return Ok(());
-            }
-        }
-        Err("other programs keep replacing the value in Redis".into())
+        SharedStore::new(self.0.clone()).put(key, token).await
     }
 
     fn database(&self) -> Option<Arc<dyn SharedDatabase>> {
@@ -222,7 +204,7 @@ impl Database {
     fn warn_once(&self, key: String) {
         let mut reported = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.len() < MOST_WARNINGS && reported.insert(key.clone()) {
-            tracing::warn!(target: crate::TARGET, event = "store_unusable_value", key, "the value in Redis is not a string with an expiry, ignoring it: write it with SET and PX");
+            tracing::warn!(target: crate::TARGET, event = "document_unreadable", key, "the value in Redis is not a string with an expiry, and will be replaced: write it with SET and PX");
         }
     }
 }
