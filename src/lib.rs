@@ -19,6 +19,8 @@ mod resumed;
 mod scope;
 mod source;
 mod store;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 mod time_left;
 mod token;
 
