@@ -5,6 +5,7 @@ mod limits;
 mod pause;
 
 use std::panic::AssertUnwindSafe;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -28,6 +29,7 @@ pub(crate) struct Fetch<'a> {
     /// Whether the source may be asked, and otherwise why not.
     permit: Result<(), Error>,
     result: OnceCell<Result<AccessToken, Error>>,
+    last_failure: Mutex<Option<Error>>,
 }
 
 const MOST_RETRIES: usize = 3;
@@ -54,6 +56,7 @@ impl<'a> Fetch<'a> {
             request,
             permit,
             result: OnceCell::new(),
+            last_failure: Mutex::default(),
         }
     }
 
@@ -86,9 +89,13 @@ impl<'a> Fetch<'a> {
 
     async fn fetch(&self, retries: usize) -> Result<AccessToken, Error> {
         let limit = self.limit();
-        timeout(limit, self.fetch_with_retries(retries))
-            .await
-            .unwrap_or_else(|_elapsed| Err(Error::timed_out(limit)))
+        let fetched = timeout(limit, self.fetch_with_retries(retries)).await;
+        fetched.unwrap_or_else(|_elapsed| {
+            // What the last try has failed with says more.
+            let last = self.last_failure.lock();
+            let last = last.unwrap_or_else(PoisonError::into_inner).take();
+            Err(last.unwrap_or_else(|| Error::timed_out(limit)))
+        })
     }
 
     async fn fetch_with_retries(&self, retries: usize) -> Result<AccessToken, Error> {
@@ -115,6 +122,10 @@ impl<'a> Fetch<'a> {
         let pass = self.surroundings.gate.enter().await?;
         let result = self.try_and_tell().await;
         pass.ended(&result);
+        if let Err(error) = &result {
+            let last = self.last_failure.lock();
+            *last.unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+        }
         result
     }
 

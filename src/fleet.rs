@@ -67,12 +67,18 @@ pub(crate) enum Wait {
 /// The right to fetch, which others respect for a limited time.
 pub(crate) struct Lease {
     owner: Owner,
+    taken_at: Instant,
     seen: Box<Seen>,
     /// The failure that was there before.
     failure: Option<Timed<Failure>>,
 }
 
 impl Lease {
+    /// Whether others may have fetched meanwhile.
+    pub(crate) fn has_run_out(&self) -> bool {
+        self.taken_at.elapsed() >= LEASE
+    }
+
     /// Whether the last fetch failed. Then one try is enough.
     pub(crate) fn is_after_failure(&self) -> bool {
         self.failure.is_some()
@@ -154,6 +160,7 @@ impl Fleet {
                 Ok(Step::Ours(seen, failure)) => {
                     let lease = Lease {
                         owner,
+                        taken_at: asked_at,
                         seen,
                         failure,
                     };
@@ -194,12 +201,7 @@ impl Fleet {
                 turn: Some(Timed::new(lease, LEASE)),
                 ..seen.document.clone()
             };
-            let kept = document.kept();
-            if self.swap(task, &seen, &kept).await? {
-                let seen = Seen {
-                    kept: Some(kept),
-                    document,
-                };
+            if let Some(seen) = self.swap(task, &seen, document).await? {
                 return Ok(Step::Ours(Box::new(seen), failure));
             }
         }
@@ -277,7 +279,7 @@ impl Fleet {
                 token: Some(Timed::new(token.clone(), left)),
                 turn: None,
             };
-            if self.swap(task, &there, &document.kept()).await? {
+            if self.swap(task, &there, document).await?.is_some() {
                 return Ok(None);
             }
         }
@@ -298,6 +300,7 @@ impl Fleet {
     ) -> Option<Hearsay> {
         let Lease {
             owner: _live,
+            taken_at: _,
             seen,
             failure: before,
         } = *lease;
@@ -321,14 +324,14 @@ impl Fleet {
             ..seen.document.clone()
         };
         // If that fails, the lease runs out by itself.
-        let _told = self.swap(task, &seen, &document.kept()).await;
+        let _told = self.swap(task, &seen, document).await;
         heard
     }
 
     async fn load(&self, task: Task<'_>) -> Result<Seen, Failed> {
         let asked_at = Instant::now();
         let loading = async { self.database.load(task.key.as_str()).await };
-        let kept = task.calls.ask_database("load", loading).await;
+        let kept = task.calls.load(loading).await;
         let kept = kept.ok_or(Failed)?;
         let document = match &kept {
             None => Document::default(),
@@ -340,11 +343,24 @@ impl Fleet {
         Ok(Seen { kept, document })
     }
 
-    async fn swap(&self, task: Task<'_>, seen: &Seen, new: &Kept) -> Result<bool, Failed> {
+    /// Swaps this document in for what was seen. Returns it as it is kept now, unless another member was faster.
+    async fn swap(
+        &self,
+        task: Task<'_>,
+        seen: &Seen,
+        document: Document,
+    ) -> Result<Option<Seen>, Failed> {
+        let kept = document.kept();
         let (key, expected) = (task.key.as_str(), seen.bytes());
-        let swapping = async { self.database.compare_and_swap(key, expected, new).await };
-        let swapped = task.calls.ask_database("compare_and_swap", swapping).await;
-        swapped.ok_or(Failed)
+        let tokens = [&seen.document, &document].into_iter();
+        let tokens: Vec<_> = tokens.filter_map(Document::written_token).collect();
+        let swapping = async { self.database.compare_and_swap(key, expected, &kept).await };
+        let swapped = task.calls.swap(swapping, &tokens).await.ok_or(Failed)?;
+        let seen = Seen {
+            kept: Some(kept),
+            document,
+        };
+        Ok(swapped.then_some(seen))
     }
 }
 

@@ -8,7 +8,7 @@ use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use reqwest::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use reqwest::{Body, Response, ResponseBuilderExt, Url};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::errcode::{self, BOM};
 use crate::resumed::{ReadFrame, Resumed};
@@ -70,16 +70,15 @@ impl Reply {
     /// Reads the rest if it is short and comes soon, so that the connection can be used again.
     pub(crate) async fn drain(self) {
         let mut body = self.response.into_body();
-        let reading = async {
-            let mut length = 0;
-            while let Some(Ok(frame)) = body.frame().await {
-                length += frame.data_ref().map_or(0, |data| data.len());
-                if length > LONGEST_ANSWER {
-                    break;
+        let (mut time, mut length) = (Time::new(LONGEST_DRAIN, LONGEST_DRAIN), 0);
+        for _ in 0..LONGEST_ANSWER {
+            match time.bounds(&mut body).await {
+                Some(Some(Ok(frame))) if length <= LONGEST_ANSWER => {
+                    length += frame.data_ref().map_or(0, |data| data.len());
                 }
+                _ => break,
             }
-        };
-        let _in_time = timeout(LONGEST_DRAIN, reading).await;
+        }
     }
 
     /// The response as it came, but for its URL: that which the request was sent to, unless a redirect has led elsewhere.
@@ -102,24 +101,12 @@ impl Reply {
 async fn errcode_in(body: &mut Body) -> Option<i64> {
     let whole = body.size_hint();
     let mut start = Start::default();
-    let mut deadline = None;
+    let mut time = Time::new(LONGEST_SILENCE, LONGEST_LOOK);
     while start.may_be_short_object() {
-        // Most bodies are there at once and need no timer.
-        let ready = body.frame().now_or_never();
-        let frame = match ready {
-            Some(frame) => frame,
-            None => {
-                let now = Instant::now();
-                let deadline = *deadline.get_or_insert(now + LONGEST_LOOK);
-                match timeout_at(deadline.min(now + LONGEST_SILENCE), body.frame()).await {
-                    Ok(frame) => frame,
-                    Err(_elapsed) => break,
-                }
-            }
-        };
-        match frame {
-            Some(frame) => start.push(frame),
-            None => start.is_all = true,
+        match time.bounds(body).await {
+            Some(Some(frame)) => start.push(frame),
+            Some(None) => start.is_all = true,
+            None => break,
         }
     }
     let errcode = start.errcode();
@@ -127,6 +114,34 @@ async fn errcode_in(body: &mut Body) -> Option<i64> {
     let rest = (!start.is_all).then_some(rest);
     *body = Body::wrap(Resumed::new(start.frames, rest, whole));
     errcode
+}
+
+/// How long a body is waited for: each frame, and all of them. There is no timer while frames are ready.
+struct Time {
+    silence: Duration,
+    all: Duration,
+    ends_at: Option<Instant>,
+}
+
+impl Time {
+    fn new(silence: Duration, all: Duration) -> Self {
+        Self {
+            silence,
+            all,
+            ends_at: None,
+        }
+    }
+
+    /// The next frame of the body, if it comes in time.
+    async fn bounds(&mut self, body: &mut Body) -> Option<Option<ReadFrame>> {
+        if let Some(frame) = body.frame().now_or_never() {
+            return Some(frame);
+        }
+        let now = Instant::now();
+        let ends_at = *self.ends_at.get_or_insert(now + self.all);
+        let limit = ends_at.min(now + self.silence);
+        timeout_at(limit, body.frame()).await.ok()
+    }
 }
 
 fn errcode_of_header(headers: &HeaderMap) -> Option<i64> {

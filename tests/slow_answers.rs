@@ -147,6 +147,23 @@ async fn one_of_countless_empty_frames_is_handed_on_before_all_are_read() {
     assert_eq!(frames, FRAMES, "no frame is lost");
 }
 
+#[tokio::test]
+async fn a_rejection_of_countless_empty_frames_is_not_read_to_its_end() {
+    let given = Arc::new(AtomicUsize::new(0));
+    let count = given.clone();
+    let client = offline(move |number, _| {
+        let given = count.clone();
+        let code = if number == 0 { "40014" } else { "0" };
+        let left = 100_000;
+        let answer = http::Response::builder().header("error-code", code);
+        std::future::ready(answer.body(Body::wrap(Empty { left, given })).unwrap())
+    });
+    let answer = client.get(URL).send().await.unwrap();
+    assert_eq!(answer.headers()["error-code"], "0");
+    let read = given.load(Ordering::Relaxed);
+    assert!(read <= 20_000, "{read} frames were read");
+}
+
 #[test]
 fn one_that_is_there_at_once_needs_no_timer() {
     let without_time = tokio::runtime::Builder::new_current_thread()

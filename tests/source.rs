@@ -13,6 +13,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use http::Extensions;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -275,16 +276,37 @@ async fn an_answer_that_asks_to_wait_is_tried_again_after_that_time() {
 
 #[tokio::test]
 async fn an_answer_that_asks_to_wait_too_long_fails_at_once() {
-    let qyapi = Qyapi::start().await;
-    let answer = Answer::status(429).header("retry-after", "30");
-    qyapi.script("gettoken", answer);
-    let manager = qyapi.manager();
-    for _ in 0..3 {
-        let error = manager.token(&app()).await.unwrap_err();
-        assert!(error.is_transient(), "{error}");
-        assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
+    for answer in [
+        Answer::status(429),
+        Answer::status(503).body("<html>".repeat(20_000)),
+        Answer::stream(futures_util::stream::pending::<std::io::Result<Bytes>>()).with_status(429),
+    ] {
+        let qyapi = Qyapi::start().await;
+        qyapi.script("gettoken", answer.header("retry-after", "30"));
+        let (manager, began) = (qyapi.manager(), Instant::now());
+        for _ in 0..3 {
+            let error = manager.token(&app()).await.unwrap_err();
+            assert!(error.is_transient(), "{error}");
+            assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
+        }
+        assert_eq!(qyapi.gettoken_count(), 1);
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "no body is awaited"
+        );
     }
-    assert_eq!(qyapi.gettoken_count(), 1);
+}
+
+#[tokio::test]
+async fn an_errcode_is_read_whatever_else_the_answer_has() {
+    for odd in [
+        r#""access_token":123"#,
+        r#""access_token":[]"#,
+        r#""errmsg":"a","errmsg":"b""#,
+    ] {
+        let answer = Answer::json(format!(r#"{{"errcode":40001,{odd}}}"#));
+        assert_fails_on(answer, Kind::Errcode(40001), "40001").await;
+    }
 }
 
 #[tokio::test]

@@ -124,6 +124,11 @@ impl Document {
         Kept::new(bytes.unwrap_or_else(|_cannot_fail| EMPTY.into()), left)
     }
 
+    /// The token as it is written.
+    pub(super) fn written_token(&self) -> Option<&AccessToken> {
+        self.token.as_ref().map(Timed::part)
+    }
+
     /// The token by the clock of this machine.
     pub(super) fn token(&self, now: SystemTime) -> Option<AccessToken> {
         let token = self.token.as_ref()?;

@@ -94,7 +94,9 @@ impl Refresh {
 
     async fn run(self) {
         let earlier_put = self.slot.lock().put.clone();
-        if let Some(put) = earlier_put {
+        if let Some(put) = earlier_put
+            && self.shared.store_health.works()
+        {
             put.wait().await;
         }
         let (in_hand, request) = self.known();
@@ -123,11 +125,20 @@ impl Refresh {
             Trigger::Stale => self.look(task, &fetch).await,
             _ => self.refresh(task, &fetch).await,
         };
-        let keep = std::mem::replace(&mut end.keep, Keep::Nothing);
+        let mut keep = std::mem::replace(&mut end.keep, Keep::Nothing);
+        if matches!(keep, Keep::Put) && !self.is_wanted(&end) {
+            keep = Keep::Nothing;
+        }
         let token = end.outcome.clone().ok();
+        // Others may have fetched a newer one, if this took long.
+        let may_be_old = matches!(&keep, Keep::Commit(_, lease) if lease.has_run_out());
         let mut put = pin!(keep_token(keep, token.as_ref(), task));
         // Callers don't wait for the store. If it answers at once, it has the token before they do.
-        let put_at_once = put.as_mut().now_or_never();
+        let put_at_once = if may_be_old {
+            timeout(PATIENCE, put.as_mut()).await.ok()
+        } else {
+            put.as_mut().now_or_never()
+        };
         let is_kept = match &put_at_once {
             Some(Kept::Newer(newer)) => {
                 end.outcome = Ok(newer.clone());
@@ -146,6 +157,15 @@ impl Refresh {
             self.note_kept(put.await, token.as_ref());
         }
         drop(put_ended);
+    }
+
+    /// Whether the fetched token is of use: not if this refresh was given up as lost, or if the API has rejected the token by now.
+    fn is_wanted(&self, end: &End) -> bool {
+        let state = self.slot.lock();
+        let current = state.refresh.as_ref();
+        let is_rejected = |token| end.fetched.is_none() || state.rejected.covers(token);
+        current.is_some_and(|refresh| refresh.is_of(&self.sender))
+            && !end.outcome.as_ref().is_ok_and(is_rejected)
     }
 
     /// Takes what the store holds, if that can serve. Otherwise keeps the local copy.
@@ -179,7 +199,7 @@ impl Refresh {
         let fetched = fetch.run().await;
         if may_race
             && let Ok(token) = &fetched
-            && let Ok(Some(newer)) = timeout(PATIENCE, self.look_into_store(task)).await
+            && let Ok(Some(newer)) = timeout(PATIENCE, self.look_after(task, token)).await
             && newer.fetched_at() >= token.fetched_at()
         {
             // Another process has fetched one meanwhile, and that may have ended this one.
@@ -219,9 +239,19 @@ impl Refresh {
         if let Some(fleet) = &self.shared.fleet {
             return fleet.look(task).await;
         }
-        let now = || self.shared.clock.now();
-        let stored = task.calls.get(self.permit.is_ok()).await;
-        stored.filter(|token| task.in_hand.can_serve(token, now()))
+        let stored = task.calls.get(self.permit.is_ok(), None).await;
+        self.usable(task, stored)
+    }
+
+    /// The same after this token was fetched, which the store may have from another process and show in an error.
+    async fn look_after(&self, task: Task<'_>, fetched: &AccessToken) -> Option<AccessToken> {
+        let stored = task.calls.get(true, Some(fetched)).await;
+        self.usable(task, stored)
+    }
+
+    fn usable(&self, task: Task<'_>, stored: Option<AccessToken>) -> Option<AccessToken> {
+        let now = self.shared.clock.now();
+        stored.filter(|token| task.in_hand.can_serve(token, now))
     }
 
     /// What is known of the key, and what the source is asked.

@@ -193,6 +193,7 @@ impl State {
                 local.token = token.clone();
                 local.refresh_at = refresh_at;
             }
+            local.is_kept |= is_kept;
             local.checked_at = now;
             return false;
         }

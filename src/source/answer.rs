@@ -54,16 +54,25 @@ enum Unusable {
 
 /// Reads the answer to a call that was made with this secret.
 pub(super) async fn read(response: Response, secret: &str) -> Result<FetchedToken, Error> {
-    let status = response.status();
     let asked = retry_after(response.headers());
-    let token = match read_body(response, secret).await {
-        Ok(body) => token_in(status, &body, secret),
-        Err(error) => Err(error),
-    };
-    token.map_err(|error| match asked {
-        Some(time) => error.with_retry_after(time),
-        None => error,
-    })
+    read_answer(response, secret)
+        .await
+        .map_err(|error| match asked {
+            Some(time) => error.with_retry_after(time),
+            None => error,
+        })
+}
+
+async fn read_answer(response: Response, secret: &str) -> Result<FetchedToken, Error> {
+    let status = response.status();
+    if may_pass(status) {
+        return Err(Error::transient(Unusable::Status(status)));
+    }
+    if !status.is_success() {
+        return Err(Error::refused(Unusable::Status(status)));
+    }
+    let body = read_body(response, secret).await?;
+    token_in(&body, secret)
 }
 
 async fn read_body(mut response: Response, secret: &str) -> Result<BytesMut, Error> {
@@ -78,17 +87,18 @@ async fn read_body(mut response: Response, secret: &str) -> Result<BytesMut, Err
     Ok(body)
 }
 
-fn token_in(status: StatusCode, body: &[u8], secret: &str) -> Result<FetchedToken, Error> {
-    if may_pass(status) {
-        return Err(Error::transient(Unusable::Status(status)));
-    }
-    if !status.is_success() {
-        return Err(Error::refused(Unusable::Status(status)));
-    }
-    let answer: Answer = serde_json::from_slice(without_bom(body))
-        .map_err(|_quotes_the_body| Error::refused(Unusable::NotJson(body.len())))?;
-    match errcode::of_json(body) {
-        None | Some(0) => {}
+fn token_in(body: &[u8], secret: &str) -> Result<FetchedToken, Error> {
+    let answer = serde_json::from_slice::<Answer>(without_bom(body));
+    let errcode = errcode::of_json(body).filter(|errcode| *errcode != 0);
+    let answer = match (answer, errcode) {
+        (Ok(answer), _) => answer,
+        (Err(_quotes_the_body), Some(errcode)) => return Err(Error::api(errcode, "")),
+        (Err(_quotes_the_body), None) => {
+            return Err(Error::refused(Unusable::NotJson(body.len())));
+        }
+    };
+    match errcode {
+        None => {}
         Some(errcode) => {
             let token = answer.access_token.as_ref();
             let secrets = [Some(secret), token.map(ExposeSecret::expose_secret)];

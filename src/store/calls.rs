@@ -31,20 +31,28 @@ pub(crate) struct StoreCalls<'a> {
 
 impl StoreCalls<'_> {
     /// What the store holds. `None` too if it fails. If it has just failed, it is asked only if the token can't come from anywhere else.
-    pub(crate) async fn get(&self, has_alternative: bool) -> Option<AccessToken> {
-        let turn = self.health.turn(Instant::now());
+    pub(crate) async fn get(
+        &self,
+        has_alternative: bool,
+        fetched: Option<&AccessToken>,
+    ) -> Option<AccessToken> {
+        let turn = self.health.reads.turn(Instant::now());
         if turn == Turn::Skip && has_alternative {
             return None;
         }
         let getting = async { self.store.get(self.key).await };
-        self.ask("get", getting, turn, None).await.flatten()
+        let reads = (&self.health.reads, turn);
+        self.ask("get", getting, reads, fetched.as_slice())
+            .await
+            .flatten()
     }
 
     /// Stores the token, even if the store has just failed, since no caller waits for this. Returns whether the store has it.
     pub(crate) async fn put(&self, token: &AccessToken) -> bool {
-        let turn = self.health.turn(Instant::now());
+        let writes = &self.health.writes;
+        let writes = (writes, writes.turn(Instant::now()));
         let putting = async { self.store.put(self.key, token).await };
-        self.ask("put", putting, turn, Some(token)).await.is_some()
+        self.ask("put", putting, writes, &[token]).await.is_some()
     }
 
     /// Whether the store may be asked: not if it has just failed.
@@ -52,42 +60,53 @@ impl StoreCalls<'_> {
         self.health.may_be_asked(Instant::now())
     }
 
-    /// Calls the database behind the store. `None` if it fails.
-    pub(crate) async fn ask_database<T>(
+    /// Calls `load` of the database behind the store. `None` if it fails.
+    pub(crate) async fn load<T>(
         &self,
-        call: &'static str,
-        answer: impl Future<Output = Result<T, BoxError>>,
+        loading: impl Future<Output = Result<T, BoxError>>,
     ) -> Option<T> {
-        let turn = self.health.turn(Instant::now());
-        self.ask(call, answer, turn, None).await
+        let reads = &self.health.reads;
+        let reads = (reads, reads.turn(Instant::now()));
+        self.ask("load", loading, reads, &[]).await
+    }
+
+    /// Calls `compare_and_swap` of the database behind the store, with documents that have these tokens. `None` if it fails.
+    pub(crate) async fn swap<T>(
+        &self,
+        swapping: impl Future<Output = Result<T, BoxError>>,
+        tokens: &[&AccessToken],
+    ) -> Option<T> {
+        let writes = &self.health.writes;
+        let writes = (writes, writes.turn(Instant::now()));
+        self.ask("compare_and_swap", swapping, writes, tokens).await
     }
 
     async fn ask<T>(
         &self,
         call: &'static str,
         answer: impl Future<Output = Result<T, BoxError>>,
-        turn: Turn,
-        fetched: Option<&AccessToken>,
+        (health, turn): (&Health, Turn),
+        also: &[&AccessToken],
     ) -> Option<T> {
         let failure = match timeout(STORE_LIMIT, AssertUnwindSafe(answer).catch_unwind()).await {
             Ok(Ok(Ok(answer))) => {
-                self.works();
+                if health.works() {
+                    let key = self.key;
+                    tracing::info!(target: crate::TARGET, event = "store_recovered", %key, "the token store works again");
+                }
                 return Some(answer);
             }
             Ok(Ok(Err(error))) => in_one_line(&*error),
             Ok(Err(_panic)) => "it panicked".to_owned(),
-            Err(_elapsed) => format!("no answer within {STORE_LIMIT:?}"),
+            Err(_elapsed) => {
+                // A store that hangs hangs for all calls.
+                self.health.reads.failed(Turn::Skip, Instant::now());
+                format!("no answer within {STORE_LIMIT:?}")
+            }
         };
-        let is_first = self.health.failed(turn, Instant::now());
-        self.tell_failed(call, &failure, is_first, fetched);
+        let is_first = health.failed(turn, Instant::now());
+        self.tell_failed(call, &failure, is_first, also);
         None
-    }
-
-    fn works(&self) {
-        if self.health.works() {
-            let key = self.key;
-            tracing::info!(target: crate::TARGET, event = "store_recovered", %key, "the token store works again");
-        }
     }
 
     fn tell_failed(
@@ -95,11 +114,13 @@ impl StoreCalls<'_> {
         call: &'static str,
         failure: &str,
         is_first: bool,
-        fetched: Option<&AccessToken>,
+        also: &[&AccessToken],
     ) {
         let key = self.key;
         let tokens = self.in_hand.tokens();
-        let tokens = tokens.chain(self.request.rejected()).chain(fetched);
+        let tokens = tokens
+            .chain(self.request.rejected())
+            .chain(also.iter().copied());
         let secret = self.request.credentials().expose_secret();
         let error = redact(
             failure,
@@ -113,9 +134,29 @@ impl StoreCalls<'_> {
     }
 }
 
-/// Whether the store works. After a failure it is not asked for 1 s, doubling to 30 s with each further failure.
+/// Whether the store works. One that can't be written may still be read.
 #[derive(Debug, Default)]
-pub(crate) struct StoreHealth(Mutex<Option<Failing>>);
+pub(crate) struct StoreHealth {
+    reads: Health,
+    writes: Health,
+}
+
+impl StoreHealth {
+    /// Whether the store has not failed when it was last asked.
+    pub(crate) fn works(&self) -> bool {
+        self.reads.lock().is_none() && self.writes.lock().is_none()
+    }
+
+    /// Whether the store may be read now.
+    pub(crate) fn may_be_asked(&self, now: Instant) -> bool {
+        let failing = self.reads.lock();
+        failing.as_ref().is_none_or(|failing| now >= failing.ask_at)
+    }
+}
+
+/// Whether calls of one kind work. After a failure there are none for 1 s, doubling to 30 s with each further failure.
+#[derive(Debug, Default)]
+struct Health(Mutex<Option<Failing>>);
 
 #[derive(Debug)]
 struct Failing {
@@ -133,14 +174,7 @@ enum Turn {
     Skip,
 }
 
-impl StoreHealth {
-    /// Whether the store may be asked now.
-    pub(crate) fn may_be_asked(&self, now: Instant) -> bool {
-        self.lock()
-            .as_ref()
-            .is_none_or(|failing| now >= failing.ask_at)
-    }
-
+impl Health {
     fn turn(&self, now: Instant) -> Turn {
         match &mut *self.lock() {
             None => Turn::Ask,
@@ -181,16 +215,17 @@ mod tests {
 
     #[test]
     fn a_store_that_fails_is_asked_by_one_caller_after_each_pause() {
-        let (health, mut now) = (StoreHealth::default(), Instant::now());
+        let (store, mut now) = (StoreHealth::default(), Instant::now());
+        let health = &store.reads;
         let crowd = [(); 3].map(|()| health.turn(now));
         assert_eq!(crowd, [Turn::Ask; 3]);
         let first = crowd.map(|turn| health.failed(turn, now));
         assert_eq!(first, [true, false, false]);
         for pause in [1, 2, 4, 8, 16, 30, 30] {
             let pause = Duration::from_secs(pause);
-            assert!(!health.may_be_asked(now + pause - Duration::from_millis(1)));
+            assert!(!store.may_be_asked(now + pause - Duration::from_millis(1)));
             now += pause;
-            assert!(health.may_be_asked(now));
+            assert!(store.may_be_asked(now));
             assert_eq!(health.turn(now), Turn::Probe);
             assert_eq!(health.turn(now), Turn::Skip);
             assert!(!health.failed(Turn::Skip, now));
@@ -203,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_probe_without_an_answer_is_followed_by_another() {
-        let (health, now) = (StoreHealth::default(), Instant::now());
+        let (health, now) = (Health::default(), Instant::now());
         health.failed(Turn::Ask, now);
         let later = now + SHORTEST_PAUSE;
         assert_eq!(health.turn(later), Turn::Probe);

@@ -15,7 +15,8 @@ impl Refresh {
         let now = self.shared.clock.moment();
         let key = self.slot.key();
         let mut state = self.slot.lock();
-        state.put = put;
+        // A look that ends meanwhile does not end an earlier put.
+        state.put = put.or(state.put.take());
         let is_current = state
             .refresh
             .take_if(|refresh| refresh.is_of(&self.sender))

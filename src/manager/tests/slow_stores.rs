@@ -172,3 +172,92 @@ async fn a_store_that_has_just_failed_is_asked_if_the_source_must_not_be() {
     store.put(&manager.key(&app()), &other).await.unwrap();
     assert_eq!(manager.token(&app()).await.unwrap(), other);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_can_be_written_but_not_read_is_waited_for_once() {
+    let world = World::new();
+    let store = Store::new(Way::Hangs, Way::Works);
+    let manager = world.builder().store(store.clone()).build();
+    let began = Instant::now();
+    for n in 0..10 {
+        wait(&manager, &Credentials::new("corp", n.to_string())).await;
+    }
+    assert_eq!((began.elapsed(), store.gets()), (LIMIT, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_can_be_read_but_not_written_is_read() {
+    let world = World::new();
+    let store = Store::new(Way::Works, Way::Fails);
+    let manager = world.builder().store(store.clone()).build();
+    for n in 0..10 {
+        wait(&manager, &Credentials::new("corp", n.to_string())).await;
+    }
+    assert_eq!(store.gets(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_ends_late_does_not_hide_a_put_under_way() {
+    let world = World::new();
+    let store = Store::new(Way::Works, Way::Works);
+    let limit = Duration::from_millis(100);
+    let manager = world
+        .builder()
+        .store(store.clone())
+        .local_copy(limit)
+        .build();
+    let app = app();
+    let first = manager.token(&app).await.unwrap();
+    sleep(limit).await;
+    let [look, put] = [500, 1900].map(Duration::from_millis);
+    store.goes(Way::Takes(look), Way::Takes(put));
+    manager.token(&app).await.unwrap();
+    store.goes(Way::Works, Way::Takes(put));
+    let second = manager.refresh_rejected(&app, first.expose_secret());
+    let second = second.await.unwrap();
+    sleep(look).await;
+    store.goes(Way::Works, Way::Works);
+    let third = manager.refresh_rejected(&app, second.expose_secret());
+    let third = third.await.unwrap();
+    sleep(put).await;
+    assert_eq!(store.kept(), Some(third));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejections_while_a_store_hangs_wait_at_most_once_for_it() {
+    let world = World::new();
+    let store = Store::new(Way::Works, Way::Works);
+    let manager = world.builder().store(store.clone()).build();
+    let app = app();
+    let mut token = manager.token(&app).await.unwrap();
+    store.goes(Way::Hangs, Way::Hangs);
+    for gap in [0, 0, 0, 1, 5, 10, 30] {
+        sleep(Duration::from_secs(gap)).await;
+        let began = Instant::now();
+        let next = manager.refresh_rejected(&app, token.expose_secret());
+        token = next.await.unwrap();
+        // And up to 100 ms before it looks, at random.
+        let longest = LIMIT + Duration::from_millis(100);
+        assert!(began.elapsed() <= longest, "{gap}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_given_back_if_a_put_has_arrived_after_all() {
+    let world = World::new();
+    let store = Store::new(Way::Works, Way::Hangs);
+    let limit = Duration::from_millis(100);
+    let manager = world
+        .builder()
+        .store(store.clone())
+        .local_copy(limit)
+        .build();
+    let token = manager.token(&app()).await.unwrap();
+    sleep(2 * LIMIT).await;
+    store.goes(Way::Works, Way::Works);
+    store.put(&manager.key(&app()), &token).await.unwrap();
+    sleep(Duration::from_secs(30)).await;
+    manager.token(&app()).await.unwrap();
+    let slot = manager.shared.slots.find(&app()).unwrap();
+    assert!(slot.lock().local.as_ref().unwrap().is_kept);
+}

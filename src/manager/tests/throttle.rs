@@ -274,3 +274,12 @@ async fn a_wait_that_the_issuer_asks_for_ends_soon_without_a_token() {
     let bad = traffic(&client, "user/get", Duration::from_secs(30)).await;
     assert!(bad.is_empty(), "{bad:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_last_try_failed_with_is_not_lost_when_the_time_is_up() {
+    let world = World::new();
+    world.issuer.takes(Duration::from_millis(600));
+    world.issuer.usually(busy(7));
+    let error = world.manager().token(&app()).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+}
