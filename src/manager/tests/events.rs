@@ -112,6 +112,8 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
     let key = manager.key(&app()).to_string();
 
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    let second = Credentials::new("corp", "canary-secret-of-a-second");
+    assert!(manager.token(&second).await.is_ok());
     *store.works.lock().unwrap() = true;
     world.issuer.end(&app(), 40014);
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
@@ -150,8 +152,8 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
     }
 
     for (level, event, fields, times) in [
-        ("DEBUG", "fetch_started", "key", 9),
-        ("INFO", "fetch_succeeded", "key elapsed lifetime", 7),
+        ("DEBUG", "fetch_started", "key", 10),
+        ("INFO", "fetch_succeeded", "key elapsed lifetime", 8),
         ("WARN", "fetch_failed", "key elapsed error", 2),
         ("WARN", "cooldown_started", "key pause error", 1),
         ("INFO", "cooldown_ended", "key", 1),
@@ -159,9 +161,9 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
         ("INFO", "rate_limit_ended", "", 1),
         ("WARN", "refresh_futile", "key path held_back", 2),
         ("WARN", "refresh_held_back", "key path", 1),
-        ("WARN", "store_failed", "key call error", 1),
+        ("WARN", "store_failed", "key call error", 2),
         ("DEBUG", "store_still_failing", "key call error", 1),
-        ("INFO", "store_recovered", "key", 1),
+        ("INFO", "store_recovered", "key", 2),
         ("DEBUG", "request_sent_again", "key path errcode", 3),
         ("DEBUG", "request_unchanged", "path reason", 1),
         ("WARN", "scheme_is_http", "path", 1),
