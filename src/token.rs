@@ -39,6 +39,8 @@ struct Parts {
     value: SecretString,
     fetched_at: SystemTime,
     expires_at: SystemTime,
+    /// Between the fetch and the expiry by the clock of who fetched it. `expires_at` may be by another clock.
+    lifetime: Duration,
 }
 
 impl AccessToken {
@@ -70,10 +72,22 @@ impl AccessToken {
     fn from_secret(value: SecretString, fetched_at: SystemTime, expires_at: SystemTime) -> Self {
         let fetched_at = to_the_millisecond(fetched_at);
         let latest = fetched_at.checked_add(MAX_LIFETIME).unwrap_or(fetched_at);
+        let expires_at = to_the_millisecond(expires_at).min(latest);
         Self(Arc::new(Parts {
             value,
             fetched_at,
-            expires_at: to_the_millisecond(expires_at).min(latest),
+            expires_at,
+            lifetime: expires_at.duration_since(fetched_at).unwrap_or_default(),
+        }))
+    }
+
+    /// The same token, with its expiry by another clock than the one of who fetched it.
+    pub(crate) fn expiring_at(&self, expires_at: SystemTime) -> Self {
+        Self(Arc::new(Parts {
+            value: self.0.value.clone(),
+            fetched_at: self.0.fetched_at,
+            expires_at: to_the_millisecond(expires_at),
+            lifetime: self.0.lifetime,
         }))
     }
 
@@ -110,9 +124,7 @@ impl AccessToken {
     }
 
     pub(crate) fn lifetime(&self) -> Duration {
-        self.expires_at()
-            .duration_since(self.fetched_at())
-            .unwrap_or_default()
+        self.0.lifetime
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::failure::Failure;
+use crate::token::MAX_LIFETIME;
 use crate::{AccessToken, Kept};
 
 /// A document without anything in it.
@@ -132,9 +133,11 @@ impl Document {
     /// The token by the clock of this machine.
     pub(super) fn token(&self, now: SystemTime) -> Option<AccessToken> {
         let token = self.token.as_ref()?;
-        let (value, fetched_at) = (token.part.expose_secret(), token.part.fetched_at());
-        let expires_at = now.checked_add(token.left())?;
-        Some(AccessToken::from_parts(value, fetched_at, expires_at))
+        Some(
+            token
+                .part
+                .expiring_at(now.checked_add(token.left().min(MAX_LIFETIME))?),
+        )
     }
 }
 

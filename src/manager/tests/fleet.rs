@@ -312,6 +312,31 @@ async fn clocks_need_not_agree() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_is_ahead_does_not_make_a_short_lived_token_look_old() {
+    for hours in [-3, 3] {
+        let (world, database) = (World::new(), Memory::new());
+        world.issuer.lives(100 * SECOND);
+        let ahead = {
+            let other = world.clone_with_clock();
+            other.clock.jump(hours * 3600);
+            member(&other, &database)
+        };
+        let member = member(&world, &database);
+        member.token(&app()).await.unwrap();
+        for _ in 0..89 {
+            sleep(SECOND).await;
+            ahead.token(&app()).await.unwrap();
+        }
+        assert_eq!(world.issuer.fetch_count(), 1);
+        // In the last tenth of its life, it is refreshed ahead.
+        sleep(2 * SECOND).await;
+        ahead.token(&app()).await.unwrap();
+        sleep(SECOND).await;
+        assert_eq!(world.issuer.fetch_count(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unreadable_document_is_replaced() {
     for text in [
         "garbage",
