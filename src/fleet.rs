@@ -233,7 +233,10 @@ impl Fleet {
         token: &AccessToken,
         lease: Box<Lease>,
     ) -> Result<Option<AccessToken>, Failed> {
-        let committed = self.swap_in(task, token, Some(*lease.seen)).await;
+        let Some(token) = Timed::fetched(token, task.clock.now()) else {
+            return Ok(None);
+        };
+        let committed = self.swap_in(task, &token, Some(*lease.seen)).await;
         if committed.is_err() {
             self.write_back.add(self, task, token);
         }
@@ -242,14 +245,16 @@ impl Fleet {
 
     /// Keeps a token that was fetched without the database, as soon as that works.
     pub(crate) fn keep_later(self: &Arc<Self>, task: Task<'_>, token: &AccessToken) {
-        self.write_back.add(self, task, token);
+        if let Some(token) = Timed::fetched(token, task.clock.now()) {
+            self.write_back.add(self, task, token);
+        }
     }
 
     /// Swaps a token in, first for what was seen. Returns the newer token that is there instead, if there is one.
     async fn swap_in(
         &self,
         task: Task<'_>,
-        token: &AccessToken,
+        token: &Timed<AccessToken>,
         mut seen: Option<Seen>,
     ) -> Result<Option<AccessToken>, Failed> {
         let began = Instant::now();
@@ -257,11 +262,12 @@ impl Fleet {
             let there = match seen.take() {
                 Some(seen) => seen,
                 None => {
+                    let asked_at = Instant::now();
                     let there = self.load(task).await?;
                     if let Some(other) = task.usable(&there.document)
-                        && other.fetched_at() >= token.fetched_at()
+                        && there.document.is_younger(token, asked_at.elapsed())
                     {
-                        return Ok((other != *token).then_some(other));
+                        return Ok((other != *token.part()).then_some(other));
                     }
                     // The holder's token will be newer, unless it fails.
                     if self.is_held(&there.document) && began.elapsed() < LEASE * 2 {
@@ -271,12 +277,11 @@ impl Fleet {
                     there
                 }
             };
-            let now = task.clock.now();
-            let Ok(left) = token.expires_at().duration_since(now) else {
+            if token.left().is_zero() {
                 return Ok(None);
-            };
+            }
             let document = Document {
-                token: Some(Timed::new(token.clone(), left)),
+                token: Some(token.clone()),
                 turn: None,
             };
             if self.swap(task, &there, document).await?.is_some() {

@@ -29,7 +29,7 @@ impl InHand {
     }
 
     fn is_old(&self, token: &AccessToken, now: SystemTime) -> bool {
-        let fetched_at = token.fetched_at();
+        let fetched_at = token.began();
         self.newest.is_some_and(|newest| {
             // The clock may have been ahead then.
             let newest = newest.min(now);

@@ -123,6 +123,14 @@ impl AccessToken {
         (one == two || is_cut) && self.expose_secret() == other.expose_secret()
     }
 
+    /// When the token was fetched, by the clock of `expires_at`.
+    pub(crate) fn began(&self) -> SystemTime {
+        let began = self.expires_at().checked_sub(self.lifetime());
+        began
+            .filter(|_| !self.lifetime().is_zero())
+            .unwrap_or(self.fetched_at())
+    }
+
     pub(crate) fn lifetime(&self) -> Duration {
         self.0.lifetime
     }

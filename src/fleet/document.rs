@@ -13,6 +13,9 @@ use crate::{AccessToken, Kept};
 /// A document without anything in it.
 const EMPTY: &[u8] = b"{}";
 
+/// Times in the document are cut to the millisecond.
+const ROUNDING: Duration = Duration::from_millis(2);
+
 /// The document as JSON.
 ///
 /// The database keeps it for as long as its longest-lived part. A part with a shorter life says in `…_ends_at` how many milliseconds of the
@@ -67,6 +70,20 @@ impl<T> Timed<T> {
 
     pub(super) fn left(&self) -> Duration {
         self.ends_at.saturating_duration_since(Instant::now())
+    }
+}
+
+impl Timed<AccessToken> {
+    /// A token that was fetched just now, unless it has expired.
+    pub(super) fn fetched(token: &AccessToken, now: SystemTime) -> Option<Self> {
+        let left = token.expires_at().duration_since(now).ok()?;
+        (!left.is_zero()).then(|| Self::new(token.clone(), left))
+    }
+
+    /// How long ago it was fetched, whatever the wall clocks show. A document was a while on its way to the database and back, so its token may
+    /// be younger or older by that.
+    pub(super) fn age(&self) -> Duration {
+        self.part.lifetime().saturating_sub(self.left())
     }
 }
 
@@ -128,6 +145,12 @@ impl Document {
     /// The token as it is written.
     pub(super) fn written_token(&self) -> Option<&AccessToken> {
         self.token.as_ref().map(Timed::part)
+    }
+
+    /// Whether the token was fetched after this one, or may have been: reading the document took so long.
+    pub(super) fn is_younger(&self, other: &Timed<AccessToken>, took: Duration) -> bool {
+        let age = self.token.as_ref().map(Timed::age);
+        age.is_some_and(|age| age <= other.age() + took + ROUNDING)
     }
 
     /// The token by the clock of this machine.

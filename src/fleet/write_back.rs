@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{Failed, Fleet, Task};
+use super::{Failed, Fleet, Task, Timed};
 use crate::clock::Clock;
 use crate::in_hand::InHand;
 use crate::store::{StoreCalls, StoreHealth};
@@ -28,7 +28,7 @@ struct State {
 
 #[derive(Clone)]
 struct Unwritten {
-    token: AccessToken,
+    token: Timed<AccessToken>,
     in_hand: InHand,
     request: FetchRequest,
     store: Arc<dyn TokenStore>,
@@ -38,9 +38,9 @@ struct Unwritten {
 
 impl WriteBack {
     /// Writes the token as soon as the database takes it.
-    pub(super) fn add(&self, fleet: &Arc<Fleet>, task: Task<'_>, token: &AccessToken) {
+    pub(super) fn add(&self, fleet: &Arc<Fleet>, task: Task<'_>, token: Timed<AccessToken>) {
         let unwritten = Unwritten {
-            token: token.clone(),
+            token,
             in_hand: task.in_hand.clone(),
             request: task.calls.request.clone(),
             store: task.calls.store.clone(),
@@ -55,9 +55,9 @@ impl WriteBack {
     /// Goes on if a runtime has ended, but not with a token that is of no use any more.
     pub(super) fn go_on(&self, fleet: &Arc<Fleet>, task: Task<'_>) {
         let mut state = self.lock();
-        let (rejected, now) = (&task.in_hand.unusable.rejected, task.clock.now());
+        let rejected = &task.in_hand.unusable.rejected;
         let is_useless =
-            |it: &Unwritten| rejected.covers(&it.token) || it.token.expires_at() <= now;
+            |it: &Unwritten| rejected.covers(it.token.part()) || it.token.left().is_zero();
         if state.unwritten.get(task.key).is_some_and(is_useless) {
             state.unwritten.remove(task.key);
         }
@@ -69,9 +69,7 @@ impl WriteBack {
     /// All that is left, in random order, so that one that is never taken does not keep the others waiting. If nothing is left, the task ends.
     fn left(&self) -> Vec<(TokenKey, Unwritten)> {
         let mut state = self.lock();
-        state
-            .unwritten
-            .retain(|_, it| it.token.expires_at() > it.clock.now());
+        state.unwritten.retain(|_, it| !it.token.left().is_zero());
         if state.unwritten.is_empty() {
             state.task = None;
         }
@@ -86,7 +84,7 @@ impl WriteBack {
         if state
             .unwritten
             .get(key)
-            .is_some_and(|it| it.token == *token)
+            .is_some_and(|it| it.token.part() == token)
         {
             state.unwritten.remove(key);
         }
@@ -120,7 +118,7 @@ async fn write_all(fleet: Weak<Fleet>) {
                 if write(&fleet, &key, &unwritten).await.is_err() {
                     break; // The database is not back yet.
                 }
-                fleet.write_back.remove(&key, &unwritten.token);
+                fleet.write_back.remove(&key, unwritten.token.part());
                 delay = SHORTEST_DELAY;
             }
         }

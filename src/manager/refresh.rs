@@ -261,12 +261,12 @@ impl Refresh {
         // In these two cases another token is wanted, even though the local copy is good.
         let wants_other = matches!(self.trigger, Trigger::Expiring | Trigger::Stale);
         let good = local.clone().filter(|_| wants_other);
-        // In a fleet, times of fetches are by different clocks.
-        let is_by_this_clock = wants_other || self.shared.fleet.is_none();
+        // Where the last token is of no use, what the members of a fleet have fetched since is newer.
+        let may_find_older = wants_other || self.shared.fleet.is_none();
         let in_hand = InHand {
             local,
             previous: state.previous.clone(),
-            newest: state.newest.filter(|_| is_by_this_clock),
+            newest: state.newest.filter(|_| may_find_older),
             unusable: Unusable {
                 rejected: state.rejected.clone(),
                 to_replace: good.or_else(|| self.rejected.clone()),

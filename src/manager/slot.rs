@@ -197,7 +197,7 @@ impl State {
             local.checked_at = now;
             return false;
         }
-        self.newest = Some(token.fetched_at());
+        self.newest = Some(token.began());
         let previous = self.local.take().map(|local| local.token);
         self.previous = previous.or(self.previous.take());
         self.local = Some(LocalCopy {

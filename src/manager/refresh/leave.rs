@@ -43,11 +43,7 @@ impl Refresh {
                     return false;
                 }
                 // A refresh that was given up as lost may end late.
-                if !is_current
-                    && state
-                        .newest
-                        .is_some_and(|newest| newest >= token.fetched_at())
-                {
+                if !is_current && state.newest.is_some_and(|newest| newest >= token.began()) {
                     return true;
                 }
                 let is_fetched = end.is_fetched;

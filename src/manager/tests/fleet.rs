@@ -337,6 +337,46 @@ async fn a_clock_that_is_ahead_does_not_make_a_short_lived_token_look_old() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn members_whose_clocks_differ_make_one_fetch_when_a_token_is_about_to_expire() {
+    let (world, database) = (World::new(), Memory::new());
+    let members = [0, 3, -3, 1, -1, 2].map(|hours| {
+        let other = world.clone_with_clock();
+        other.clock.jump(hours * 3600);
+        member(&other, &database)
+    });
+    for round in 1..5 {
+        for member in &members {
+            member.token(&app()).await.unwrap();
+            sleep(SECOND).await;
+        }
+        assert_eq!(world.issuer.fetch_count(), round);
+        advance(LIFETIME - 60 * SECOND).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_written_late_gives_way_to_one_that_was_fetched_later() {
+    for hours in [-3, 3] {
+        let (world, database) = (World::new(), Memory::new());
+        let way = database.another_way();
+        let late = {
+            let other = world.clone_with_clock();
+            other.clock.jump(hours * 3600);
+            member(&other, &way)
+        };
+        let other = member(&world, &database);
+        way.goes(Way::Fails);
+        late.token(&app()).await.unwrap();
+        sleep(millis(10)).await;
+        let newer = other.token(&app()).await.unwrap();
+        way.goes(Way::Works);
+        sleep(60 * SECOND).await;
+        let (text, _) = database.text(other.key(&app()).as_str()).unwrap();
+        assert!(text.contains(newer.expose_secret()), "{hours}: {text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unreadable_document_is_replaced() {
     for text in [
         "garbage",
