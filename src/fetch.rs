@@ -62,18 +62,26 @@ impl<'a> Fetch<'a> {
 
     /// Fetches a token. A transient failure is tried again up to three times, all within the fetch limit.
     pub(crate) async fn run(&self) -> Result<AccessToken, Error> {
-        self.run_with(MOST_RETRIES).await
+        self.run_with(MOST_RETRIES, self.limit()).await
+    }
+
+    /// Fetches a token, and tries again only within this time.
+    pub(crate) async fn run_with_retries_within(
+        &self,
+        limit: Duration,
+    ) -> Result<AccessToken, Error> {
+        self.run_with(MOST_RETRIES, limit.min(self.limit())).await
     }
 
     /// Fetches a token with one try.
     pub(crate) async fn run_once(&self) -> Result<AccessToken, Error> {
-        self.run_with(0).await
+        self.run_with(0, Duration::ZERO).await
     }
 
-    async fn run_with(&self, retries: usize) -> Result<AccessToken, Error> {
+    async fn run_with(&self, retries: usize, within: Duration) -> Result<AccessToken, Error> {
         self.permit.clone()?;
         self.result
-            .get_or_init(|| self.fetch(retries))
+            .get_or_init(|| self.fetch(retries, within))
             .await
             .clone()
     }
@@ -87,9 +95,9 @@ impl<'a> Fetch<'a> {
         self.result.get()
     }
 
-    async fn fetch(&self, retries: usize) -> Result<AccessToken, Error> {
+    async fn fetch(&self, retries: usize, within: Duration) -> Result<AccessToken, Error> {
         let limit = self.limit();
-        let fetched = timeout(limit, self.fetch_with_retries(retries)).await;
+        let fetched = timeout(limit, self.fetch_with_retries(retries, within)).await;
         fetched.unwrap_or_else(|_elapsed| {
             // What the last try has failed with says more.
             let last = self.last_failure.lock();
@@ -98,7 +106,11 @@ impl<'a> Fetch<'a> {
         })
     }
 
-    async fn fetch_with_retries(&self, retries: usize) -> Result<AccessToken, Error> {
+    async fn fetch_with_retries(
+        &self,
+        retries: usize,
+        within: Duration,
+    ) -> Result<AccessToken, Error> {
         let began = Instant::now();
         let backoff = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(200))
@@ -111,7 +123,7 @@ impl<'a> Fetch<'a> {
             .when(Error::is_transient)
             .adjust(|error, pause| {
                 let pause = pause?.max(error.retry_after().unwrap_or_default());
-                let left = self.limit().saturating_sub(began.elapsed());
+                let left = within.saturating_sub(began.elapsed());
                 // Another try would come too late.
                 (pause < left).then_some(pause)
             })

@@ -26,6 +26,9 @@ use crate::{AccessToken, Error, Kept, SharedDatabase, TokenKey};
 /// How long one member may keep the others waiting while it fetches. A dead one is replaced after this time.
 const LEASE: Duration = Duration::from_secs(2);
 
+/// How long after the first try the holder of the lease may try again. So it can tell of its failure before the lease ends.
+pub(crate) const RETRIES: Duration = Duration::from_millis(1500);
+
 /// How often those who wait look, in milliseconds, at random.
 const POLL: std::ops::RangeInclusive<u64> = 20..=250;
 

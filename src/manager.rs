@@ -71,7 +71,8 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 /// - **A token is used until it expires.** Shortly before that, a request starts a refresh in the background. If the refresh fails, the
 ///   current token is still used.
 /// - **A failing source gets a cooldown.** The manager retries a transient failure up to 3 times within the
-///   [fetch limit](TokenManagerBuilder::fetch_limit). After a failed fetch, callers without a token get the same error immediately until the
+///   [fetch limit](TokenManagerBuilder::fetch_limit). With a [`SharedStore`](crate::SharedStore), it starts the last retry within 1.5 s, so that the other processes
+///   hear of the failure. After a failed fetch, callers without a token get the same error immediately until the
 ///   cooldown ends. It lasts 1 s after a transient failure, a panic or a lost refresh, doubling to 30 s, and 10 s after a refusal, doubling
 ///   to 5 min. If the issuer asks for a longer wait with `Retry-After`, it lasts that long, at most 60 s. A cooldown that started while there was a token ends 1 s later at the latest once that token has expired or is rejected. After
 ///   errcode 45009, no key of the manager is fetched for 60 s, doubling to 10 min.

@@ -18,7 +18,7 @@ use super::Shared;
 use super::single_flight::{OutcomeSender, PATIENCE, SingleFlight, Trigger};
 use super::slot::{Slot, State};
 use crate::fetch::{Fetch, Surroundings};
-use crate::fleet::{Fleet, Task, Wait};
+use crate::fleet::{self, Fleet, Task, Wait};
 use crate::in_hand::{InHand, Unusable};
 use crate::store::StoreCalls;
 use crate::{AccessToken, Credentials, Error, FetchRequest};
@@ -221,7 +221,7 @@ impl Refresh {
                 let fetched = if lease.is_after_failure() {
                     fetch.run_once().await
                 } else {
-                    fetch.run().await
+                    fetch.run_with_retries_within(fleet::RETRIES).await
                 };
                 match fetched {
                     Ok(_) => End::fetched(fetched, Keep::Commit(fleet.clone(), lease)),

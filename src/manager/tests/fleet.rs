@@ -233,6 +233,23 @@ async fn an_outage_causes_no_flood_and_ends_soon() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_is_told_before_the_lease_ends_even_if_the_issuer_is_slow() {
+    for latency in [50, 200, 400] {
+        let (world, database) = (World::new(), Memory::new());
+        let failure = Error::transient("busy");
+        world.issuer.usually(Behaviour::Fail(failure));
+        world.issuer.takes(millis(latency));
+        let members = members(&world, &database, 100);
+        let app = app();
+        let asking = members.iter().map(|member| member.token(&app));
+        let answers = join_all(asking).await;
+        assert!(answers.iter().all(Result::is_err));
+        let tries = world.issuer.fetch_count();
+        assert!(tries <= 10, "{latency}: {tries} tries");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn tokens_that_were_fetched_without_the_database_are_written_when_it_is_back() {
     for way in [Way::Fails, Way::Hangs, Way::Panics] {
         let (world, database) = (World::new(), Memory::new());
