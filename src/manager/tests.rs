@@ -7,6 +7,7 @@ mod memory;
 mod model;
 mod refresh_ahead;
 mod rejections;
+mod simulation;
 mod single_flight;
 mod slow_stores;
 mod sources;
