@@ -73,11 +73,6 @@ impl<'a> Fetch<'a> {
         self.run_with(MOST_RETRIES, limit.min(self.limit())).await
     }
 
-    /// Fetches a token with one try.
-    pub(crate) async fn run_once(&self) -> Result<AccessToken, Error> {
-        self.run_with(0, Duration::ZERO).await
-    }
-
     async fn run_with(&self, retries: usize, within: Duration) -> Result<AccessToken, Error> {
         self.permit.clone()?;
         self.result

@@ -29,10 +29,13 @@ const LEASE: Duration = Duration::from_secs(2);
 /// How long after the first try the holder of the lease may try again. So it can tell of its failure before the lease ends.
 pub(crate) const RETRIES: Duration = Duration::from_millis(1500);
 
+/// A holder that has no answer after this time tells the others so before its lease ends, and goes on.
+pub(crate) const LONGEST_SILENCE: Duration = Duration::from_millis(1700);
+
 /// How often those who wait look, in milliseconds, at random.
 const POLL: std::ops::RangeInclusive<u64> = 20..=250;
 
-/// How long a member waits for others before it fetches on its own.
+/// How long a member waits for others.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// The longest time that a refresh takes in addition to the fetch.
@@ -171,16 +174,25 @@ impl Fleet {
                 }
                 Ok(Step::Wait) => has_failed = false,
                 // A database that hangs is not waited for twice.
-                Err(Failed) if has_failed || asked_at.elapsed() > LONGEST_RETRY => break,
+                Err(Failed) if has_failed || asked_at.elapsed() > LONGEST_RETRY => {
+                    return if may_fetch {
+                        Wait::Alone
+                    } else {
+                        Wait::Nothing
+                    };
+                }
                 Err(Failed) => has_failed = true,
             }
             sleep(Duration::from_millis(fastrand::u64(POLL))).await;
         }
-        if may_fetch {
-            Wait::Alone
-        } else {
-            Wait::Nothing
+        if !may_fetch {
+            return Wait::Nothing;
         }
+        // If each member went on alone now, an outage of the issuer would cause a flood.
+        Wait::Failed(Hearsay {
+            error: Error::timed_out(PATIENCE),
+            left: Duration::from_millis(fastrand::u64(POLL)),
+        })
     }
 
     async fn step(&self, task: Task<'_>, owner: &Owner, may_fetch: bool) -> Result<Step, Failed> {

@@ -218,16 +218,26 @@ impl Refresh {
             Wait::Alone => End::fetched(fetch.run().await, Keep::Later(fleet.clone())),
             Wait::Ours(lease) => {
                 // After a failure, others may try as well, so one try is enough.
-                let fetched = if lease.is_after_failure() {
-                    fetch.run_once().await
+                let retries_within = if lease.is_after_failure() {
+                    Duration::ZERO
                 } else {
-                    fetch.run_with_retries_within(fleet::RETRIES).await
+                    fleet::RETRIES
                 };
-                match fetched {
-                    Ok(_) => End::fetched(fetched, Keep::Commit(fleet.clone(), lease)),
-                    Err(error) => {
+                let mut fetching = pin!(fetch.run_with_retries_within(retries_within));
+                match timeout(fleet::LONGEST_SILENCE, fetching.as_mut()).await {
+                    Ok(Ok(token)) => End::fetched(Ok(token), Keep::Commit(fleet.clone(), lease)),
+                    Ok(Err(error)) => {
                         let told = fleet.fail(task, &error, lease).await;
                         End::failed(error, told)
+                    }
+                    Err(_elapsed) => {
+                        // The others need not wait for the end of the lease, nor of this fetch.
+                        let slow = Error::timed_out(fleet::LONGEST_SILENCE);
+                        let told = fleet.fail(task, &slow, lease).await;
+                        match fetching.await {
+                            Ok(token) => End::fetched(Ok(token), Keep::Later(fleet.clone())),
+                            Err(error) => End::failed(error, told),
+                        }
                     }
                 }
             }

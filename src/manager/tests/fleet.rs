@@ -457,3 +457,21 @@ async fn commands_grow_with_the_number_of_members() {
         assert!(commands <= 5 * number, "{commands} for {number}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_hangs_is_not_asked_by_all_members_at_once() {
+    let (world, database) = (World::new(), Memory::new());
+    world.issuer.usually(Behaviour::Hang);
+    let members = members(&world, &database, 40);
+    for member in members {
+        tokio::spawn(async move {
+            let app = app();
+            while member.token(&app).await.is_err() {
+                sleep(millis(100)).await;
+            }
+        });
+    }
+    sleep(60 * SECOND).await;
+    let tries = world.issuer.fetch_count();
+    assert!(tries <= 60, "{tries} tries");
+}
