@@ -87,7 +87,7 @@ impl Error {
     ///
     /// Callers get it from [`retry_after`](Self::retry_after). After a transient failure the manager waits that long before the next try. If
     /// that is longer than what is left of the [fetch limit](crate::TokenManagerBuilder::fetch_limit), the fetch fails at once, and the cooldown
-    /// lasts as long as the issuer asks for, at most 60 s.
+    /// lasts as long as the issuer asks for, at most 60 s. Over a shared database, the last retry starts within 1.5 s.
     #[must_use]
     pub fn with_retry_after(mut self, time: Duration) -> Self {
         Arc::make_mut(&mut self.0).retry_after = Some(time);
@@ -111,6 +111,8 @@ impl Error {
     }
 
     /// Whether the same call may succeed soon.
+    ///
+    /// True if there was no connection, after a timeout, for HTTP 408, 425, 429 and 5xx, and for errcodes -1 and 45033.
     pub fn is_transient(&self) -> bool {
         match self.0.reason {
             Reason::Transient | Reason::TimedOut { .. } => true,
@@ -131,6 +133,8 @@ impl Error {
     }
 
     /// How long to wait before the next call, if the issuer said so.
+    ///
+    /// This is what the issuer asked for, not what is left of a cooldown. It has no upper limit. It is `None` for a failure of another process.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }

@@ -71,23 +71,25 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 /// - **A token is used until it expires.** Shortly before that, a request starts a refresh in the background. If the refresh fails, the
 ///   current token is still used.
 /// - **A failing source gets a cooldown.** The manager retries a transient failure up to 3 times within the
-///   [fetch limit](TokenManagerBuilder::fetch_limit). With a [`SharedStore`](crate::SharedStore), it starts the last retry within 1.5 s, so that the other processes
-///   hear of the failure. After a failed fetch, callers without a token get the same error immediately until the
-///   cooldown ends. It lasts 1 s after a transient failure, a panic or a lost refresh, doubling to 30 s, and 10 s after a refusal, doubling
-///   to 5 min. If the issuer asks for a longer wait with `Retry-After`, it lasts that long, at most 60 s. A cooldown that started while there was a token ends 1 s later at the latest once that token has expired or is rejected. After
-///   errcode 45009, no key of the manager is fetched for 60 s, doubling to 10 min.
+///   [fetch limit](TokenManagerBuilder::fetch_limit). After a failed fetch, callers without a token get the same error until the cooldown ends:
+///   at once with the default store, and after a look into a store that you have set. It lasts 1 s after a transient failure, a panic or a
+///   lost refresh, doubling to 30 s, and 10 s after a refusal, doubling to 5 min. If a transient failure comes with a longer `Retry-After`, it
+///   lasts that long, at most 60 s. If there still was a token when the cooldown started, it is cut to 1 s from its start once that token has
+///   expired or is rejected. After errcode 45009, no key of the manager is fetched for 60 s, doubling to 10 min. Over a shared database other
+///   times apply: see [`SharedStore`](crate::SharedStore).
 /// - **An API that rejects every token causes no flood, and a real revocation heals at once.** If the API rejects the new token too, on the
 ///   same path, the refresh was futile. The manager then holds back the next one for that path: for 2 s, doubling to 5 min. Futile
 ///   fetches use up the [refresh budget](TokenManagerBuilder::refresh_budget) of the key. Half of it, at most 5 fetches, is reserved for paths
 ///   that have accepted a token in the last hour, so that bad paths can't use up all of it. All fetches that rejections cause, futile or
 ///   not, are limited to 10 in a row, and 1 more every second.
 /// - **A store is asked for a newer token first**, even during a cooldown or when a refresh is held back. A token that is older than the last
-///   local copy is ignored. After a rejection, the manager waits for up to 100 ms before it asks a store that you have set, at random, so that
-///   several managers over one store don't fetch at the same time.
+///   local copy is ignored. After a rejection, the manager waits for up to 100 ms before it asks a plain
+///   [`TokenStore`](crate::TokenStore) that you have set, at random, so that several managers over one store don't fetch at the same time.
 /// - **A store that fails or hangs costs a warning**, not a request. Callers get a fetched token before the store has it. The next refresh for
 ///   the same key waits for that, at most 2 s. A caller with a good local copy waits at most 50 ms for the store. Without one, a caller waits
-///   at most 2 s. After a failure the manager does not ask the store for 1 s, doubling to 30 s, unless the token can't come from anywhere
-///   else. It still writes fetched tokens.
+///   at most 2 s for the store, and before that up to 2 s for the last write. After a failed read, or a call without an answer within 2 s,
+///   the manager does not read the store for 1 s, doubling to 30 s, unless the token can't come from anywhere else. It still writes fetched
+///   tokens.
 /// - **Processes that share a database make one fetch for all**: see [`SharedStore`](crate::SharedStore).
 /// - **Memory for an app is given back** within 10 minutes of its last use, as soon as the manager is used again. An app is kept for longer
 ///   if its token is not in the store, and as long as a cooldown, a budget or a rejected value has to be remembered.
@@ -107,9 +109,9 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 /// | info | `rate_limit_ended` | | The first success after that. |
 /// | warn | `refresh_futile` | `key`, `path`, `held_back` | The API rejected the new token too. |
 /// | warn | `refresh_held_back` | `key`, `path` | The refresh budget is used up. |
-/// | warn | `store_failed` | `key`, `call`, `error` | The store failed, and the manager goes on without it. |
+/// | warn | `store_failed` | `key`, `call`, `error` | The store failed, and the manager goes on without it. `call` is `get`, `put`, `load` or `compare_and_swap`. |
 /// | debug | `store_still_failing` | `key`, `call`, `error` | It failed again, without a success in between. |
-/// | info | `store_recovered` | `key` | The first success after that. |
+/// | info | `store_recovered` | `key` | The first success after that. Reads and writes are told apart. |
 /// | warn | `document_unreadable` | `key` | A shared database has something under this key that is not a token document. It is replaced. |
 /// | debug | `request_sent_again` | `key`, `path`, `errcode` | The API rejected the token, and the request is sent with the new one. |
 /// | warn | `request_not_sent_again` | `key`, `path`, `errcode` | There is a new token, but the body is longer than the replay limit. |
@@ -133,7 +135,7 @@ impl TokenManager {
     ///
     /// # Errors
     ///
-    /// Fails if neither the store nor the source has a token: see [`ErrorKind`] for the reasons. During a cooldown, this is the failure that
+    /// Fails if neither the store nor the source has a token: see [`ErrorKind`](crate::ErrorKind) for the reasons. During a cooldown, this is the failure that
     /// started it.
     ///
     /// # Panics
@@ -196,7 +198,7 @@ impl TokenManager {
     ///
     /// # Errors
     ///
-    /// Fails if there is no other token. The kind is [`HeldBack`](ErrorKind::HeldBack) if the API rejected too many tokens.
+    /// Fails if there is no other token. The kind is [`HeldBack`](crate::ErrorKind::HeldBack) if the API rejected too many tokens.
     ///
     /// # Panics
     ///

@@ -52,9 +52,12 @@ use crate::{
 /// - requests with [`NoAccessToken`](crate::NoAccessToken)
 ///
 /// If the API answers errcode 40014 or 42001, the middleware gets another token and sends the request once more. You get the second answer,
-/// whatever it is. This is safe for any method, because the API checks the token before it runs the call.
+/// whatever it is. You get the first one if the refresh is held back, or if a streamed body is longer than the
+/// [replay limit](AccessTokenMiddlewareBuilder::replay_limit). This is safe for any method, because the API checks the token before it runs
+/// the call.
 ///
-/// The middleware reads the errcode from the header `Error-Code`. Without that header, it looks into JSON and text bodies of at most 16 KiB.
+/// The middleware reads the errcode from the header `Error-Code`. Without that header, it looks into bodies of at most 16 KiB: JSON, text, and
+/// those without a `Content-Type`, but not downloads (`Content-Disposition`).
 /// It streams all other bodies to you. The body you get is always complete, and [`url`](Response::url) has no token.
 ///
 /// It stops looking when a body is silent for 1 s or takes longer than 3 s, so you get the headers by then. It does not see a rejection that
@@ -69,7 +72,8 @@ use crate::{
 /// Add the retry layer first. Two things to know about `reqwest-retry`:
 ///
 /// Its default strategy never retries an error of another middleware. To retry transient failures to get a token, use a strategy like this
-/// one. Let its policy wait at least 1 s, since each try during a cooldown gets the same error.
+/// one. Let its policy wait at least 1 s, since each try during a cooldown gets the same error. The default policy may wait less, because of
+/// its jitter: use `.retry_bounds(Duration::from_secs(2), Duration::from_secs(30)).jitter(Jitter::Bounded)`.
 ///
 /// ```
 /// use std::time::Duration;

@@ -53,7 +53,7 @@ impl TokenManagerBuilder {
 
     /// How long the manager uses a local copy before it asks the store for a newer token. Default: until the token needs a refresh.
     ///
-    /// Set it if another process may replace tokens in the store. With zero, each request asks the store. A request waits at most 50 ms for the
+    /// Set it if another process may replace tokens in the store. With zero, each request asks the store, unless it has just failed. A request waits at most 50 ms for the
     /// answer, and then uses the local copy.
     pub fn local_copy(mut self, limit: Duration) -> Self {
         self.settings.local_copy = Some(limit);
@@ -63,8 +63,9 @@ impl TokenManagerBuilder {
     /// How long one fetch may take, retries included. Default: 8 s, at most 1 hour. One try takes at most 5 s of it.
     ///
     /// A whole refresh takes up to 2 s more, because it asks the store first, and another 2 s if the store is still writing the last token. A
-    /// waiting caller takes a refresh for lost 1 s after that, and starts another one. Over a [`SharedDatabase`](crate::SharedDatabase), processes wait for each
-    /// other for up to 8 s, so a refresh takes up to 12 s more than the limit.
+    /// waiting caller takes a refresh for lost 1 s after that, and starts another one. Over a [`SharedDatabase`](crate::SharedDatabase), it takes up to 12 s
+    /// more than the limit in place of the first 2 s, because processes wait for each other. To limit the whole wait of a request, set its
+    /// `timeout`.
     pub fn fetch_limit(mut self, limit: Duration) -> Self {
         self.settings.limits = Limits::of(limit.min(LONGEST_FETCH));
         self
@@ -72,7 +73,8 @@ impl TokenManagerBuilder {
 
     /// How many futile fetches in a row rejections may cause for one key. Default: 10. One comes back every 72 s.
     ///
-    /// A fetch whose token the API accepts, on the request that is sent again, does not count. Half of the budget, at most 5 fetches, is
+    /// A fetch whose token the API accepts, on the request that is sent again, does not count. Each fetch that
+    /// [`refresh_rejected`](TokenManager::refresh_rejected) causes counts, because the manager can't see whether the API accepts its token. Half of the budget, at most 5 fetches, is
     /// reserved for paths that have accepted a token in the last hour and have not rejected a new one. The manager notes which paths accept
     /// tokens only after some path has rejected a new one.
     ///

@@ -19,7 +19,7 @@ use crate::{Error, FetchedToken};
 ///
 /// An errcode becomes an [`Error::api`]. A lost connection, a timeout and HTTP 408, 425, 429 and 5xx are [transient](Error::transient). Any
 /// other HTTP status, and an answer without a usable token, is [refused](Error::refused). A header `Retry-After` becomes the error's
-/// [`retry_after`](Error::retry_after).
+/// [`retry_after`](Error::retry_after), which the manager uses for transient failures only.
 #[derive(Clone)]
 pub struct GetToken {
     http: ClientWithMiddleware,

@@ -11,6 +11,13 @@ use crate::BoxError;
 ///
 /// [`SharedStore::new`](crate::SharedStore::new) makes a store of it. All processes that share the database then make one fetch for each token.
 ///
+/// The manager calls both methods concurrently. A call that fails within 500 ms is made once more. To test an implementation, use
+/// `check_shared_database` of the module `test_util` (feature `test-util`), which lists all requirements.
+///
+/// # Cancel safety
+///
+/// The manager drops the futures of both methods after 2 s. A swap that still runs then may succeed.
+///
 /// `Arc` and `Box` of a database are databases too. Methods that are added later always have a default.
 #[async_trait]
 pub trait SharedDatabase: Send + Sync + 'static {

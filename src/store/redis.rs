@@ -24,7 +24,7 @@ const MOST_WARNINGS: usize = 1000;
 
 /// Keeps tokens in Redis, so that many processes share them. Needs the feature `redis`.
 ///
-/// Processes that share a Redis make one fetch for each token, however many of them need it at once.
+/// Processes that share a Redis make one fetch for each token, however many of them need it at once: see [`SharedStore`](crate::SharedStore).
 ///
 /// ```no_run
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, RedisStore};
@@ -41,8 +41,9 @@ const MOST_WARNINGS: usize = 1000;
 ///
 /// # When Redis is down
 ///
-/// Requests still succeed. Tokens in hand are used until they expire. If a process needs another token, it fetches one for itself, and writes it
-/// to Redis when Redis is back. The event `store_failed` says what is wrong.
+/// Requests still succeed if the process can reach WeCom. It goes on with its token, and fetches its own when that expires soon or is rejected.
+/// It writes that token to Redis when Redis is back. A request that needs a token may wait up to 2 s first. With
+/// [`StoreOnly`](crate::StoreOnly), requests fail once the local copy has expired or is rejected. The event `store_failed` says what is wrong.
 ///
 /// A call to a server that hangs fails after the [operation limit](RedisStoreBuilder::operation_limit). A wrong password, a TLS error and a
 /// refused connection fail at once.
@@ -96,6 +97,7 @@ const MOST_WARNINGS: usize = 1000;
 /// - Set an expiry of the time that the token has left. The store ignores a value without an expiry, and may replace it.
 /// - Write `value` as a string that is not empty, and both times as integers, in milliseconds. Fractions and seconds are wrong.
 /// - Write a new `fetched_at` for each fetch, even if the API returned the same value. Processes tell tokens apart by it.
+/// - This crate takes the expiry from the time to live, not from `expires_at`. A longer one makes it use a dead token.
 ///
 /// # Rights
 ///

@@ -11,7 +11,7 @@ use crate::{AccessToken, BoxError, TokenKey, fleet};
 /// How often a `put` is tried again after another process was faster.
 const MOST_SWAPS: usize = 16;
 
-/// Keeps tokens in a database that many processes share. All of them together make one fetch for each token.
+/// Keeps tokens in a database that many processes share. All of them together make one fetch for each token, unless it takes longer than 2 s.
 ///
 /// ```
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, SharedDatabase, SharedStore};
@@ -30,17 +30,19 @@ const MOST_SWAPS: usize = 16;
 /// The process that needs a token first takes a lease in the database, fetches, and writes the token. The others wait and look every 20 to
 /// 250 ms.
 ///
-/// - **A dead process** is replaced when its lease expires, after 2 s. A process that was suspended and continues later does not overwrite a
-///   newer token.
-/// - **A failure about the credentials** (such as errcode 40001) counts for all processes until its cooldown ends.
-/// - **Any other failure** may concern one process only: no connection, a timeout, errcode 60020 (untrusted IP address) or 45009 (rate limit).
-///   Up to three processes try within each cooldown, one at a time, and those that have failed come last. The cooldown lasts 1 s, doubling to
-///   4 s; 10 s to 5 min after 60020; 60 s to 10 min after 45009.
-/// - **If the database is down or hangs**, each process uses its token until that expires, and then fetches its own. It writes that token to
-///   the database when it works again, and retries with growing pauses of up to a minute.
+/// - **A dead or slow process** is replaced when its lease expires, after 2 s. A process that was suspended and continues later does not
+///   overwrite a newer token. A process that has waited 8 s for others fails with [`TimedOut`](crate::ErrorKind::TimedOut).
+/// - **A failure about the credentials** stops all processes until its cooldown ends. Every errcode counts as one, except -1, 45009, 45033 and
+///   60020.
+/// - **Any other failure** may concern one host only: no connection, a timeout, an HTTP error, or one of these four errcodes. At most three
+///   processes try within one cooldown, one at a time. When it ends, processes that have not failed go first. It lasts 1 s, doubling to 4 s, or
+///   as long as `Retry-After` asks, at most 60 s; 10 s to 5 min after 60020 and other refusals; 60 s to 10 min after 45009. Retries start
+///   within 1.5 s, and after a failure there are none.
+/// - **If the database is down or hangs**, each process goes on with its token, and fetches its own when that expires soon or is rejected. It
+///   keeps trying to write that token to the database, with pauses of 0.1 s, doubling to 60 s.
 /// - **Clocks** of the processes need not agree. The database's clock decides when a token expires.
 ///
-/// Processes that share a database must use the same base URL. A gateway and the direct route are two deployments with two tokens.
+/// Processes share a token only if they use the same base URL. A gateway and the direct route are two deployments with two tokens.
 ///
 /// # The document
 ///
@@ -52,8 +54,9 @@ const MOST_SWAPS: usize = 16;
 ///
 /// Times are in whole milliseconds since the Unix epoch, by the clock of the machine that fetched. While a process fetches and after a failed
 /// fetch, there are more fields, and the first three may be missing. Another program may rely on those three only. To write a token, it
-/// replaces the whole document in one step, with the remaining lifetime of the token as the document's time to live. If something else is
-/// under the key, the event `document_unreadable` says so once, and the next token replaces it.
+/// replaces the whole document in one step, with the remaining lifetime of the token as the document's time to live. This crate takes the
+/// expiry from the time to live, not from `expires_at`. A document may outlive its token, so a reader checks `expires_at`. If something else
+/// is under the key, the event `document_unreadable` says so once, and the next refresh replaces it.
 ///
 /// Clones share the database.
 #[derive(Clone)]

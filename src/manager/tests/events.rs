@@ -16,10 +16,11 @@ use tracing::Level;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::memory::Memory;
 use super::world::{Behaviour, LIFETIME, World, app, call, errcode_of};
 use crate::{
-    AccessToken, AccessTokenMiddleware, BoxError, Credentials, Error, TokenKey, TokenManager,
-    TokenStore,
+    AccessToken, AccessTokenMiddleware, BoxError, Credentials, Error, SharedStore, TokenKey,
+    TokenManager, TokenStore,
 };
 
 /// All that is logged while it is there.
@@ -432,5 +433,40 @@ fn a_subscriber_may_call_the_manager_within_any_event() {
         "request_sent_again",
     ] {
         assert!(told.contains(event), "{event} is missing: {told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_that_cannot_be_read_is_told_of_once_without_its_text() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let (world, database) = (World::new(), Memory::new());
+    world.issuer.usually(Behaviour::Fail(Error::refused("no")));
+    let manager = world
+        .builder()
+        .store(SharedStore::new(database.clone()))
+        .build();
+    let key = manager.key(&app());
+    for text in [
+        "canary",
+        r#"{"value":"canary","fetched_at":1.5,"expires_at":2}"#,
+    ] {
+        for _ in 0..3 {
+            database.set(key.as_str(), text, LIFETIME);
+            assert!(manager.token(&app()).await.is_err());
+        }
+    }
+    let told = log.lines("document_unreadable");
+    assert_eq!(told.len(), 2, "{told:#?}");
+    for line in told {
+        assert!(
+            line.contains(key.as_str()) && line.contains("WARN"),
+            "{line}"
+        );
+        assert!(
+            line.contains("fetched_at"),
+            "it says what is expected: {line}"
+        );
+        assert!(!line.contains("canary"), "{line}");
     }
 }
