@@ -9,7 +9,8 @@ use super::memory::Memory;
 use super::stores::Way;
 use super::world::{Behaviour, LIFETIME, World, app, call, fails_with, traffic};
 use crate::{
-    AccessToken, Error, FetchRequest, FetchedToken, SharedStore, TokenManager, TokenSource,
+    AccessToken, Credentials, Error, FetchRequest, FetchedToken, SharedStore, TokenManager,
+    TokenSource, TokenStore,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -474,4 +475,57 @@ async fn an_issuer_that_hangs_is_not_asked_by_all_members_at_once() {
     sleep(60 * SECOND).await;
     let tries = world.issuer.fetch_count();
     assert!(tries <= 60, "{tries} tries");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_without_write_rights_is_left_alone() {
+    let (world, database) = (World::new(), Memory::new());
+    database.is_read_only(true);
+    let member = member(&world, &database);
+    let apps: Vec<_> = (0..1000)
+        .map(|n| Credentials::new("corp", n.to_string()))
+        .collect();
+    for app in &apps {
+        member.token(app).await.unwrap();
+    }
+    sleep(60 * SECOND).await;
+    let before = database.calls();
+    for _ in 0..60 {
+        for app in &apps {
+            member.token(app).await.unwrap();
+        }
+        sleep(SECOND).await;
+    }
+    let commands = database.calls() - before;
+    assert!(commands <= 60, "{commands} commands in 60 s");
+
+    database.is_read_only(false);
+    sleep(120 * SECOND).await;
+    let kept = apps.iter().filter(|app| {
+        let key = member.key(app);
+        database.text(key.as_str()).is_some()
+    });
+    assert_eq!(kept.count(), 1000, "all are written in the end");
+    assert_eq!(world.issuer.fetch_count(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_put_there_ends_a_failure() {
+    let (world, database) = (World::new(), Memory::new());
+    let [first, second] = [(); 2].map(|()| member(&world, &database));
+    world.issuer.next(Behaviour::Fail(Error::api(40001, "no")));
+    assert!(first.token(&app()).await.is_err());
+    assert!(second.token(&app()).await.is_err());
+    let by_hand = world.issuer.issue(&app());
+    let store = SharedStore::new(database.clone());
+    store.put(&first.key(&app()), &by_hand).await.unwrap();
+    for member in [&first, &second] {
+        assert_eq!(member.token(&app()).await.unwrap(), by_hand);
+    }
+    world.issuer.end(&app(), 40014);
+    let began = Instant::now();
+    let app = app();
+    let next = first.refresh_rejected(&app, by_hand.expose_secret());
+    assert_ne!(next.await.unwrap(), by_hand);
+    assert_eq!(began.elapsed(), Duration::ZERO);
 }

@@ -20,6 +20,7 @@ pub(super) struct Memory {
     /// How long each way takes.
     latency: Arc<Mutex<Duration>>,
     way: Arc<Mutex<Way>>,
+    is_read_only: Arc<Mutex<bool>>,
 }
 
 impl Memory {
@@ -29,7 +30,13 @@ impl Memory {
             calls: Arc::default(),
             latency: Arc::default(),
             way: Arc::new(Mutex::new(Way::Works)),
+            is_read_only: Arc::default(),
         }
+    }
+
+    /// Whether each swap is refused.
+    pub(super) fn is_read_only(&self, is_read_only: bool) {
+        *self.is_read_only.lock().unwrap() = is_read_only;
     }
 
     /// Another way to the same database.
@@ -106,6 +113,9 @@ impl SharedDatabase for Memory {
     ) -> Result<bool, BoxError> {
         *self.calls.lock().unwrap() += 1;
         self.way().await?;
+        if *self.is_read_only.lock().unwrap() {
+            return Err("no permission to write".into());
+        }
         let is_as_expected = {
             let (mut kept, now) = (self.kept.lock().unwrap(), Instant::now());
             let there = kept.get(key).filter(|(_, until)| *until > now);
