@@ -11,6 +11,7 @@ use crate::{Audience, Credentials, TokenKey};
 
 /// The time between two sweeps. A slot that was not used in between is dropped.
 const IDLE: Duration = Duration::from_secs(5 * 60);
+const IDLE_MILLIS: u64 = 5 * 60 * 1000;
 
 /// The slots of all apps that are in use.
 ///
@@ -32,7 +33,7 @@ impl Slots {
         Self {
             audience,
             slots: RwLock::default(),
-            sweep_at: AtomicU64::new(millis(clock.now() + IDLE)),
+            sweep_at: AtomicU64::new(millis(clock.now()).saturating_add(IDLE_MILLIS)),
             swept_at: Mutex::new(Instant::now()),
             clock,
         }
@@ -62,10 +63,10 @@ impl Slots {
 
     /// Whether a sweep is due at this time. Only the first caller to ask is told so.
     pub(super) fn is_sweep_due(&self, now: SystemTime) -> bool {
-        let due = self.sweep_at.load(Ordering::Relaxed);
+        let (now, due) = (millis(now), self.sweep_at.load(Ordering::Relaxed));
         // A clock that was set back must not put it off for ever.
-        let next = millis(now + IDLE);
-        if millis(now) < due && due <= next {
+        let next = now.saturating_add(IDLE_MILLIS);
+        if now < due && due <= next {
             return false;
         }
         let claim = Ordering::Relaxed;
