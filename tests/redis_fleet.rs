@@ -106,6 +106,28 @@ async fn those_who_wait_learn_of_the_token_soon() {
 }
 
 #[tokio::test]
+async fn commands_grow_no_faster_than_the_fleet() {
+    for processes in [1, FLEET, 4 * FLEET] {
+        let (qyapi, redis) = (Qyapi::start().await, Server::start());
+        qyapi.gettoken_latency(Duration::from_millis(100));
+        let mut fleet = Process::start_many(processes, &setup(&qyapi, &redis)).await;
+        let began = SystemTime::now();
+        for process in &mut fleet {
+            process.tell("token").await;
+        }
+        let times = join_all(fleet.iter_mut().map(Process::token_at)).await;
+        let last = times.into_iter().max().unwrap();
+        let waited = last.duration_since(began).unwrap_or_default();
+        let commands = redis.calls("eval").await;
+        println!(
+            "{processes} processes: {commands} commands, the last was served after {waited:?}"
+        );
+        assert_eq!(qyapi.gettoken_count(), 1);
+        assert!(commands <= 6 * processes, "{commands} commands");
+    }
+}
+
+#[tokio::test]
 async fn a_fleet_with_a_wrong_secret_makes_no_more_fetches_than_one_process() {
     let made = join_all([1, FLEET].map(fetches_of_a_minute_with_a_wrong_secret)).await;
     println!("fetches of one process and of {FLEET}: {made:?}");
