@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
-pub(crate) use self::gate::Gate;
+pub(crate) use self::gate::{Gate, Pass};
 pub(crate) use self::limits::Limits;
 pub(crate) use self::pause::{Hearsay, Pauses, pause_after};
 use crate::clock::Clock;
@@ -30,6 +30,8 @@ pub(crate) struct Fetch<'a> {
     permit: Result<(), Error>,
     result: OnceCell<Result<AccessToken, Error>>,
     last_failure: Mutex<Option<Error>>,
+    /// The place of the first try, if it has one already.
+    pass: Mutex<Option<Pass<'a>>>,
 }
 
 const MOST_RETRIES: usize = 3;
@@ -57,6 +59,7 @@ impl<'a> Fetch<'a> {
             permit,
             result: OnceCell::new(),
             last_failure: Mutex::default(),
+            pass: Mutex::default(),
         }
     }
 
@@ -65,11 +68,13 @@ impl<'a> Fetch<'a> {
         self.run_with(MOST_RETRIES, self.limit()).await
     }
 
-    /// Fetches a token, and tries again only within this time.
+    /// Fetches a token, and tries again only within this time. The first try has a place already.
     pub(crate) async fn run_with_retries_within(
         &self,
         limit: Duration,
+        pass: Pass<'a>,
     ) -> Result<AccessToken, Error> {
+        *self.pass.lock().unwrap_or_else(PoisonError::into_inner) = Some(pass);
         self.run_with(MOST_RETRIES, limit.min(self.limit())).await
     }
 
@@ -126,7 +131,15 @@ impl<'a> Fetch<'a> {
     }
 
     async fn try_through_gate(&self) -> Result<AccessToken, Error> {
-        let pass = self.surroundings.gate.enter().await?;
+        let entered = self
+            .pass
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let pass = match entered {
+            Some(pass) => pass,
+            None => self.surroundings.gate.enter().await?,
+        };
         let result = self.try_and_tell().await;
         pass.ended(&result);
         if let Err(error) = &result {

@@ -10,7 +10,7 @@ mod write_back;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::document::{Document, Timed, Turn};
 pub(crate) use self::document::{of_token, token};
@@ -19,19 +19,19 @@ use self::lease::{Leases, Owner};
 use self::unreadable::Unreadable;
 use self::write_back::WriteBack;
 use crate::clock::Clock;
-use crate::fetch::Hearsay;
+use crate::fetch::{Gate, Hearsay, Pass};
 use crate::in_hand::InHand;
 use crate::store::StoreCalls;
 use crate::{AccessToken, Error, Kept, SharedDatabase, TokenKey};
 
 /// How long one member may keep the others waiting while it fetches. A dead one is replaced after this time.
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_millis(2300);
 
 /// How long after the first try the holder of the lease may try again. So it can tell of its failure before the lease ends.
 pub(crate) const RETRIES: Duration = Duration::from_millis(1500);
 
 /// A holder that has no answer after this time tells the others so before its lease ends, and goes on.
-pub(crate) const LONGEST_SILENCE: Duration = Duration::from_millis(1700);
+pub(crate) const LONGEST_SILENCE: Duration = Duration::from_secs(2);
 
 /// How often those who wait look, in milliseconds, at random.
 const POLL: std::ops::RangeInclusive<u64> = 20..=250;
@@ -58,13 +58,13 @@ pub(crate) struct Fleet {
 }
 
 /// How the wait for a token ended.
-pub(crate) enum Wait {
+pub(crate) enum Wait<'a> {
     /// The database has a token that can serve.
     Found(AccessToken),
     /// Others have failed, or this member has, and it is too early to try again.
     Failed(Hearsay),
-    /// This member fetches, and the others wait.
-    Ours(Box<Lease>),
+    /// This member fetches, and the others wait. It has a place for its first try.
+    Ours(Box<Lease>, Pass<'a>),
     /// There is no token, and this member must not fetch.
     Nothing,
     /// The database is of no help: this member fetches on its own.
@@ -146,33 +146,68 @@ impl Fleet {
         if !task.calls.may_ask() {
             return None;
         }
-        let seen = self.load(task).await.ok()?;
+        let seen = self.load(task, None).await.ok()?;
         task.usable(&seen.document)
     }
 
     /// Waits until there is a token that can serve, or until this member may fetch.
-    pub(crate) async fn wait(self: &Arc<Self>, task: Task<'_>, may_fetch: bool) -> Wait {
+    pub(crate) async fn wait<'a>(
+        self: &Arc<Self>,
+        task: Task<'_>,
+        gate: &'a Gate,
+        may_fetch: bool,
+    ) -> Wait<'a> {
         self.write_back.go_on(self, task);
         if may_fetch && !task.calls.may_ask() {
             return Wait::Alone;
         }
         let owner = self.leases.owner(&self.member);
-        let (began, mut has_failed) = (Instant::now(), false);
-        while began.elapsed() < PATIENCE {
+        match timeout(PATIENCE, self.wait_as(owner, task, gate, may_fetch)).await {
+            Ok(end) => end,
+            Err(_elapsed) if !may_fetch => Wait::Nothing,
+            // If each member went on alone now, an outage of the issuer would cause a flood.
+            Err(_elapsed) => Wait::Failed(Hearsay {
+                error: Error::timed_out(PATIENCE),
+                left: Duration::from_millis(fastrand::u64(POLL)),
+            }),
+        }
+    }
+
+    async fn wait_as<'a>(
+        &self,
+        owner: Owner,
+        task: Task<'_>,
+        gate: &'a Gate,
+        may_fetch: bool,
+    ) -> Wait<'a> {
+        let (mut has_failed, mut pass, mut watched) = (false, None, None);
+        loop {
             let asked_at = Instant::now();
-            match self.step(task, &owner, may_fetch).await {
+            let fetching = may_fetch.then_some((gate, &mut pass));
+            match self.step(task, &owner, fetching, &mut watched).await {
                 Ok(Step::Found(token)) => return Wait::Found(token),
                 Ok(Step::Failed(heard)) => return Wait::Failed(heard),
-                Ok(Step::Nothing) => return Wait::Nothing,
-                Ok(Step::Ours(seen, failure)) => {
+                Ok(Step::Ours(seen, failure)) if pass.is_some() => {
                     let lease = Lease {
                         owner,
                         taken_at: asked_at,
                         seen,
                         failure,
                     };
-                    return Wait::Ours(Box::new(lease));
+                    return match pass {
+                        Some(pass) => Wait::Ours(Box::new(lease), pass),
+                        None => Wait::Nothing,
+                    };
                 }
+                Ok(Step::Ours(..) | Step::Nothing) => return Wait::Nothing,
+                // The others must not wait for one that waits for its place.
+                Ok(Step::NeedsPass) => match gate.enter().await {
+                    Ok(entered) => {
+                        pass = Some(entered);
+                        continue;
+                    }
+                    Err(error) => return Wait::Failed(closed(gate, error)),
+                },
                 Ok(Step::Wait) => has_failed = false,
                 // A database that hangs is not waited for twice.
                 Err(Failed) if has_failed || asked_at.elapsed() > LONGEST_RETRY => {
@@ -184,33 +219,46 @@ impl Fleet {
                 }
                 Err(Failed) => has_failed = true,
             }
+            pass = None;
             sleep(Duration::from_millis(fastrand::u64(POLL))).await;
         }
-        if !may_fetch {
-            return Wait::Nothing;
-        }
-        // If each member went on alone now, an outage of the issuer would cause a flood.
-        Wait::Failed(Hearsay {
-            error: Error::timed_out(PATIENCE),
-            left: Duration::from_millis(fastrand::u64(POLL)),
-        })
     }
 
-    async fn step(&self, task: Task<'_>, owner: &Owner, may_fetch: bool) -> Result<Step, Failed> {
+    /// `fetching`: the gate, and the place there, if this member may fetch. `watched`: the owner that is waited for, and since when.
+    async fn step<'a>(
+        &self,
+        task: Task<'_>,
+        owner: &Owner,
+        fetching: Option<(&'a Gate, &mut Option<Pass<'a>>)>,
+        watched: &mut Option<(String, Instant)>,
+    ) -> Result<Step, Failed> {
+        let mut seen = self.load(task, None).await?;
+        if let Some(token) = task.usable(&seen.document) {
+            return Ok(Step::Found(token));
+        }
+        let Some((gate, pass)) = fetching else {
+            return Ok(match self.turn(task, &seen.document, owner) {
+                Right::Others(_) => Step::Wait,
+                Right::Failed(heard) => Step::Failed(heard),
+                Right::Held | Right::Free(_) => Step::Nothing,
+            });
+        };
         for _ in 0..MOST_SWAPS {
-            let seen = self.load(task).await?;
-            if let Some(token) = task.usable(&seen.document) {
-                return Ok(Step::Found(token));
-            }
             let failure = match self.turn(task, &seen.document, owner) {
                 // A swap whose reply was lost has taken the lease.
-                Right::Held => return Ok(Step::Ours(Box::new(seen), None)),
-                Right::Others => return Ok(Step::Wait),
+                Right::Held if pass.is_some() => return Ok(Step::Ours(Box::new(seen), None)),
+                Right::Held => None,
+                Right::Others(name) if is_over(watched, &name) => None,
+                Right::Others(_) => return Ok(Step::Wait),
                 Right::Failed(heard) => return Ok(Step::Failed(heard)),
                 Right::Free(failure) => failure,
             };
-            if !may_fetch {
-                return Ok(Step::Nothing);
+            if pass.is_none() {
+                match gate.try_enter() {
+                    Ok(Some(entered)) => *pass = Some(entered),
+                    Ok(None) => return Ok(Step::NeedsPass),
+                    Err(error) => return Ok(Step::Failed(closed(gate, error))),
+                }
             }
             let lease = Turn::Owner(owner.name().to_owned());
             let document = Document {
@@ -219,6 +267,10 @@ impl Fleet {
             };
             if let Some(seen) = self.swap(task, &seen, document).await? {
                 return Ok(Step::Ours(Box::new(seen), failure));
+            }
+            seen = self.load(task, None).await?;
+            if let Some(token) = task.usable(&seen.document) {
+                return Ok(Step::Found(token));
             }
         }
         Ok(Step::Wait)
@@ -231,7 +283,7 @@ impl Fleet {
         match turn.part() {
             Turn::Owner(name) if name == owner.name() => Right::Held,
             Turn::Owner(name) if self.leases.is_dead(&self.member, name) => Right::Free(None),
-            Turn::Owner(_) => Right::Others,
+            Turn::Owner(name) => Right::Others(name.clone()),
             Turn::Failure(failure) => {
                 let timed = Timed::new(failure.clone(), turn.left());
                 match Failure::verdict(&timed, &self.member, task.has_good(document)) {
@@ -242,10 +294,11 @@ impl Fleet {
         }
     }
 
-    async fn load(&self, task: Task<'_>) -> Result<Seen, Failed> {
+    /// `token`: one that may be there, and must not show in an error.
+    async fn load(&self, task: Task<'_>, token: Option<&AccessToken>) -> Result<Seen, Failed> {
         let asked_at = Instant::now();
         let loading = async { self.database.load(task.key.as_str()).await };
-        let kept = task.calls.load(loading).await;
+        let kept = task.calls.load(loading, token).await;
         let kept = kept.ok_or(Failed)?;
         let document = match &kept {
             None => Document::default(),
@@ -287,13 +340,32 @@ enum Step {
     Failed(Hearsay),
     Ours(Box<Seen>, Option<Timed<Failure>>),
     Nothing,
+    /// This member may fetch once it has a place for its first try.
+    NeedsPass,
     Wait,
+}
+
+/// Whether this owner has been waited for longer than any lease lasts, by the clock of this machine.
+fn is_over(watched: &mut Option<(String, Instant)>, owner: &str) -> bool {
+    match watched {
+        Some((name, since)) if *name == owner => since.elapsed() >= LEASE,
+        _ => {
+            *watched = Some((owner.to_owned(), Instant::now()));
+            false
+        }
+    }
+}
+
+fn closed(gate: &Gate, error: Error) -> Hearsay {
+    let left = gate.closed().map(|(_, left)| left);
+    let left = left.unwrap_or_default();
+    Hearsay { error, left }
 }
 
 /// Who may fetch.
 enum Right {
     Held,
-    Others,
+    Others(String),
     Failed(Hearsay),
     Free(Option<Timed<Failure>>),
 }

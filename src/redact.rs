@@ -10,17 +10,33 @@ use reqwest::Url;
 /// A text may be wrapped into a URL, and that into another.
 const MOST_DECODINGS: usize = 3;
 
+/// Shorter secrets are not looked for as bytes.
+const SHORTEST_AS_BYTES: usize = 4;
+
 /// The text without the secrets. Where one is there in percent-encoded form, or as `{:?}` shows it, nothing of the text is kept.
 pub(crate) fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
     let mut text = text.to_owned();
     for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
         text = text.replace(secret, "***");
         let quoted = format!("{secret:?}");
-        if shows(&text, secret) || text.contains(quoted.trim_matches('"')) {
+        if shows(&text, secret)
+            || text.contains(quoted.trim_matches('"'))
+            || shows_as_bytes(&text, secret)
+        {
             return "(a text that held a secret)".to_owned();
         }
     }
     text
+}
+
+/// Whether the text shows the secret as bytes, in hexadecimal digits or as a list of numbers, as databases and `{:?}` do.
+fn shows_as_bytes(text: &str, secret: &str) -> bool {
+    if secret.len() < SHORTEST_AS_BYTES {
+        return false; // Any number would do.
+    }
+    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let list: Vec<_> = secret.bytes().map(|byte| byte.to_string()).collect();
+    text.to_ascii_lowercase().contains(&hex) || text.contains(&list.join(", "))
 }
 
 /// Whether the secret can be read in the text, percent-encoded ones included.
@@ -242,6 +258,10 @@ mod tests {
         assert_eq!(redact("nothing here", ["secret", ""]), "nothing here");
         let quoted = redact("s=\"a\\nb\\\"c\"", ["a\nb\"c"]);
         assert!(!quoted.contains("s="), "{quoted}");
+        for bytes in [r"(\x7b22623D6326)", "[123, 98, 61, 99, 38, 7]"] {
+            let left = redact(bytes, ["b=c&"]);
+            assert_eq!(left, "(a text that held a secret)");
+        }
         for encoded in [
             "x?s=b%3Dc%26+d",
             "x?s=b%3dc%26%20d",

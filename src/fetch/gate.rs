@@ -71,34 +71,38 @@ impl Gate {
     }
 
     /// Waits until there is room for one more fetch.
-    pub(super) async fn enter(&self) -> Result<Pass<'_>, Error> {
+    pub(crate) async fn enter(&self) -> Result<Pass<'_>, Error> {
         loop {
             let room = self.room.notified();
-            let now = Instant::now();
-            let next_room = {
-                let mut state = self.lock();
-                state.end_old_places(now);
-                let has_room = state.places.len() < state.at_most;
-                if let Some(closed) = &state.closed
-                    && (!closed.is_over(self.clock.moment()) || !has_room)
-                {
-                    return Err(closed.by.clone());
-                }
-                if has_room {
-                    state.places.push_back(now);
-                    return Ok(Pass {
-                        gate: self,
-                        closings: state.closings,
-                        began: now,
-                    });
-                }
-                state
-                    .places
-                    .front()
-                    .map_or(now, |began| *began + LONGEST_PLACE)
-            };
+            if let Some(pass) = self.try_enter()? {
+                return Ok(pass);
+            }
+            let oldest = self.lock().places.front().copied();
+            let next_room = oldest.map_or_else(Instant::now, |began| began + LONGEST_PLACE);
             let _elapsed = timeout_at(next_room, room).await;
         }
+    }
+
+    /// A place for one more fetch, if there is room.
+    pub(crate) fn try_enter(&self) -> Result<Option<Pass<'_>>, Error> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.end_old_places(now);
+        let has_room = state.places.len() < state.at_most;
+        if let Some(closed) = &state.closed
+            && (!closed.is_over(self.clock.moment()) || !has_room)
+        {
+            return Err(closed.by.clone());
+        }
+        if !has_room {
+            return Ok(None);
+        }
+        state.places.push_back(now);
+        Ok(Some(Pass {
+            gate: self,
+            closings: state.closings,
+            began: now,
+        }))
     }
 
     /// While no fetch may be made: the reason, and for how long.
@@ -146,7 +150,7 @@ fn tell_closed(pause: Duration, error: &Error) {
 }
 
 /// The right to make one fetch.
-pub(super) struct Pass<'a> {
+pub(crate) struct Pass<'a> {
     gate: &'a Gate,
     closings: u64,
     began: Instant,

@@ -49,7 +49,7 @@ impl Fleet {
                 Some(seen) => seen,
                 None => {
                     let asked_at = Instant::now();
-                    let there = self.load(task).await?;
+                    let there = self.load(task, Some(token.part())).await?;
                     if let Some(other) = task.usable(&there.document)
                         && there.document.is_younger(token, asked_at.elapsed())
                     {

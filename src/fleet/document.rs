@@ -6,6 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::LEASE;
 use super::failure::Failure;
 use crate::token::MAX_LIFETIME;
 use crate::{AccessToken, Kept};
@@ -38,7 +39,8 @@ struct Read {
     value: Option<IgnoredAny>,
     #[serde(default)]
     token_ends_at: u64,
-    turn: Option<Turn>,
+    /// Other versions may write what this one can't read.
+    turn: Option<serde_json::Value>,
     #[serde(default)]
     turn_ends_at: u64,
 }
@@ -49,6 +51,18 @@ struct Read {
 pub(super) enum Turn {
     Owner(String),
     Failure(Failure),
+}
+
+impl Turn {
+    /// The time to live of the document may have been extended, and the turn's with it.
+    fn capped(turn: Timed<Self>) -> Timed<Self> {
+        let longest = match &turn.part {
+            Self::Owner(_) => LEASE,
+            Self::Failure(failure) => failure.longest(),
+        };
+        let left = turn.left().min(longest);
+        Timed::new(turn.part, left)
+    }
 }
 
 /// A part of the document, and when it ends.
@@ -114,14 +128,15 @@ impl Document {
         }
         let ends_at = |ends_at| {
             let left = kept.left().checked_sub(Duration::from_millis(ends_at))?;
-            let ends_at = asked_at + left;
+            let ends_at = asked_at + left.min(MAX_LIFETIME);
             (ends_at > Instant::now()).then_some(ends_at)
         };
+        let turn = read.turn.and_then(|turn| Turn::deserialize(turn).ok());
         let (token_ends_at, turn_ends_at) =
             (ends_at(read.token_ends_at), ends_at(read.turn_ends_at));
         Ok(Self {
             token: timed(token, token_ends_at),
-            turn: timed(read.turn, turn_ends_at),
+            turn: timed(turn, turn_ends_at).map(Turn::capped),
         })
     }
 

@@ -13,7 +13,10 @@ use crate::{Error, ErrorKind};
 const MOST_TRIES: u32 = 3;
 
 /// How many members that have tried are remembered.
-const MOST_LISTED: usize = 16;
+const MOST_LISTED: usize = 128;
+
+/// How much of a message is told, in characters.
+const LONGEST_MESSAGE: usize = 300;
 
 /// After a pause, members that have not failed yet may try so much earlier than the others.
 const HEAD_START: Duration = Duration::from_millis(500);
@@ -60,6 +63,11 @@ pub(super) enum Verdict {
 }
 
 impl Failure {
+    /// The longest time for which it can be kept.
+    pub(super) fn longest(&self) -> Duration {
+        self.whole_pause().saturating_add(MEMORY)
+    }
+
     /// The failure of this member; `None` if it is no other's business. `before` is the failure that it has found.
     pub(super) fn new(
         error: &Error,
@@ -75,14 +83,21 @@ impl Failure {
         };
         let mut failure = Self {
             kind,
-            message: redact(&message, secret),
+            message: redact(&message, secret)
+                .chars()
+                .take(LONGEST_MESSAGE)
+                .collect(),
             by: Vec::new(),
             tries: 1,
             pause: 0,
             with_token,
         };
         let pauses = Pauses::in_fleet(error)?;
-        let before = before.filter(|before| before.part().kind.is_of_all() == kind.is_of_all());
+        // A pause that a token made up for, or one of another kind, says nothing of how long to wait now.
+        let before = before.filter(|before| {
+            let is_same = before.part().kind.is_of_all() == kind.is_of_all();
+            is_same && (with_token || !before.part().with_token)
+        });
         let (mut pause, mut left) = (pauses.first(error), None);
         if let Some(before) = before {
             let left_before = pause_left(before);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::join;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tracing::Instrument;
@@ -169,7 +170,7 @@ impl Refresh {
     }
 
     /// Takes what the store holds, if that can serve. Otherwise keeps the local copy.
-    async fn look(&self, task: Task<'_>, fetch: &Fetch<'_>) -> End {
+    async fn look<'a>(&'a self, task: Task<'_>, fetch: &Fetch<'a>) -> End {
         let local = task.in_hand.local.clone();
         match (self.look_into_store(task).await, local) {
             (Some(token), _) | (None, Some(token)) => End::found(token),
@@ -177,7 +178,7 @@ impl Refresh {
         }
     }
 
-    async fn refresh(&self, task: Task<'_>, fetch: &Fetch<'_>) -> End {
+    async fn refresh<'a>(&'a self, task: Task<'_>, fetch: &Fetch<'a>) -> End {
         let mut end = match &self.shared.fleet {
             Some(fleet) => self.through_fleet(fleet, task, fetch).await,
             None => self.around_store(task, fetch).await,
@@ -209,21 +210,26 @@ impl Refresh {
     }
 
     /// With a database by which the members of a fleet make one fetch for all.
-    async fn through_fleet(&self, fleet: &Arc<Fleet>, task: Task<'_>, fetch: &Fetch<'_>) -> End {
+    async fn through_fleet<'a>(
+        &'a self,
+        fleet: &Arc<Fleet>,
+        task: Task<'_>,
+        fetch: &Fetch<'a>,
+    ) -> End {
         let may_fetch = self.permit.is_ok() && self.shared.fetches;
-        match fleet.wait(task, may_fetch).await {
+        match fleet.wait(task, &self.shared.gate, may_fetch).await {
             Wait::Found(token) => End::found(token),
             Wait::Failed(heard) => End::failed(heard.error.clone(), Some(heard)),
             Wait::Nothing => End::fetched(fetch.run().await, Keep::Nothing),
             Wait::Alone => End::fetched(fetch.run().await, Keep::Later(fleet.clone())),
-            Wait::Ours(lease) => {
+            Wait::Ours(lease, pass) => {
                 // After a failure, others may try as well, so one try is enough.
                 let retries_within = if lease.is_after_failure() {
                     Duration::ZERO
                 } else {
                     fleet::RETRIES
                 };
-                let mut fetching = pin!(fetch.run_with_retries_within(retries_within));
+                let mut fetching = pin!(fetch.run_with_retries_within(retries_within, pass));
                 match timeout(fleet::LONGEST_SILENCE, fetching.as_mut()).await {
                     Ok(Ok(token)) => End::fetched(Ok(token), Keep::Commit(fleet.clone(), lease)),
                     Ok(Err(error)) => {
@@ -233,8 +239,8 @@ impl Refresh {
                     Err(_elapsed) => {
                         // The others need not wait for the end of the lease, nor of this fetch.
                         let slow = Error::timed_out(fleet::LONGEST_SILENCE);
-                        let told = fleet.fail(task, &slow, lease).await;
-                        match fetching.await {
+                        let (told, fetched) = join(fleet.fail(task, &slow, lease), fetching).await;
+                        match fetched {
                             Ok(token) => End::fetched(Ok(token), Keep::Later(fleet.clone())),
                             Err(error) => End::failed(error, told),
                         }

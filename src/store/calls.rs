@@ -60,14 +60,15 @@ impl StoreCalls<'_> {
         self.health.may_be_asked(Instant::now())
     }
 
-    /// Calls `load` of the database behind the store. `None` if it fails.
+    /// Calls `load` of the database behind the store, which may have this token. `None` if it fails.
     pub(crate) async fn load<T>(
         &self,
         loading: impl Future<Output = Result<T, BoxError>>,
+        token: Option<&AccessToken>,
     ) -> Option<T> {
         let reads = &self.health.reads;
         let reads = (reads, reads.turn(Instant::now()));
-        self.ask("load", loading, reads, &[]).await
+        self.ask("load", loading, reads, token.as_slice()).await
     }
 
     /// Calls `compare_and_swap` of the database behind the store, with documents that have these tokens. `None` if it fails.
@@ -88,6 +89,7 @@ impl StoreCalls<'_> {
         (health, turn): (&Health, Turn),
         also: &[&AccessToken],
     ) -> Option<T> {
+        let began = Instant::now();
         let failure = match timeout(STORE_LIMIT, AssertUnwindSafe(answer).catch_unwind()).await {
             Ok(Ok(Ok(answer))) => {
                 if health.works() {
@@ -100,11 +102,13 @@ impl StoreCalls<'_> {
             Ok(Err(_panic)) => "it panicked".to_owned(),
             Err(_elapsed) => {
                 // A store that hangs hangs for all calls.
-                self.health.reads.failed(Turn::Skip, Instant::now());
+                self.health.reads.failed(Turn::Skip, false, Instant::now());
                 format!("no answer within {STORE_LIMIT:?}")
             }
         };
-        let is_first = health.failed(turn, Instant::now());
+        // A single call to a database that fails at once is made again.
+        let is_soft = call == "load" && began.elapsed() < STORE_LIMIT;
+        let is_first = health.failed(turn, is_soft, Instant::now());
         self.tell_failed(call, &failure, is_first, also);
         None
     }
@@ -178,6 +182,7 @@ impl Health {
     fn turn(&self, now: Instant) -> Turn {
         match &mut *self.lock() {
             None => Turn::Ask,
+            Some(failing) if failing.pause.is_zero() => Turn::Ask,
             Some(failing) if now < failing.ask_at => Turn::Skip,
             Some(failing) => {
                 // All others go on without the store while this call is under way.
@@ -187,11 +192,13 @@ impl Health {
         }
     }
 
-    /// Returns whether this is the first failure since the store worked.
-    fn failed(&self, turn: Turn, now: Instant) -> bool {
+    /// Returns whether this is the first failure since the store worked. One that `is_soft` starts no pause if it is the first.
+    fn failed(&self, turn: Turn, is_soft: bool, now: Instant) -> bool {
         let mut state = self.lock();
         let pause = match &*state {
+            None if is_soft => Duration::ZERO,
             None => SHORTEST_PAUSE,
+            Some(failing) if failing.pause.is_zero() => SHORTEST_PAUSE,
             Some(failing) if turn == Turn::Probe => (failing.pause * 2).min(LONGEST_PAUSE),
             Some(_) => return false,
         };
@@ -219,7 +226,7 @@ mod tests {
         let health = &store.reads;
         let crowd = [(); 3].map(|()| health.turn(now));
         assert_eq!(crowd, [Turn::Ask; 3]);
-        let first = crowd.map(|turn| health.failed(turn, now));
+        let first = crowd.map(|turn| health.failed(turn, false, now));
         assert_eq!(first, [true, false, false]);
         for pause in [1, 2, 4, 8, 16, 30, 30] {
             let pause = Duration::from_secs(pause);
@@ -228,8 +235,8 @@ mod tests {
             assert!(store.may_be_asked(now));
             assert_eq!(health.turn(now), Turn::Probe);
             assert_eq!(health.turn(now), Turn::Skip);
-            assert!(!health.failed(Turn::Skip, now));
-            assert!(!health.failed(Turn::Probe, now));
+            assert!(!health.failed(Turn::Skip, false, now));
+            assert!(!health.failed(Turn::Probe, false, now));
         }
         assert!(health.works());
         assert!(!health.works());
@@ -239,7 +246,7 @@ mod tests {
     #[test]
     fn a_probe_without_an_answer_is_followed_by_another() {
         let (health, now) = (Health::default(), Instant::now());
-        health.failed(Turn::Ask, now);
+        health.failed(Turn::Ask, false, now);
         let later = now + SHORTEST_PAUSE;
         assert_eq!(health.turn(later), Turn::Probe);
         assert_eq!(health.turn(later + STORE_LIMIT), Turn::Probe);

@@ -30,7 +30,7 @@ const MOST_SWAPS: usize = 16;
 /// The process that needs a token first takes a lease in the database, fetches, and writes the token. The others wait and look every 20 to
 /// 250 ms.
 ///
-/// - **A dead or slow process** is replaced when its lease expires, after 2 s. A process that was suspended and continues later does not
+/// - **A dead or slow process** is replaced when its lease expires, after 2.3 s. A process that was suspended and continues later does not
 ///   overwrite a newer token. A process that has waited 8 s for others fails with [`TimedOut`](crate::ErrorKind::TimedOut).
 /// - **A failure about the credentials** stops all processes until its cooldown ends. Every errcode counts as one, except -1, 45009, 45033 and
 ///   60020.

@@ -529,3 +529,103 @@ async fn a_token_that_is_put_there_ends_a_failure() {
     assert_ne!(next.await.unwrap(), by_hand);
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_start_of_many_apps_makes_one_fetch_for_each() {
+    let (world, database) = (World::new(), Memory::new());
+    world.issuer.takes(millis(300));
+    let members = members(&world, &database, 2);
+    let apps: Vec<_> = (0..300)
+        .map(|n| Credentials::new("corp", n.to_string()))
+        .collect();
+    let pairs = apps
+        .iter()
+        .flat_map(|app| members.iter().map(move |member| member.token(app)));
+    let tokens = join_all(pairs).await;
+    assert!(tokens.iter().all(Result::is_ok));
+    assert_eq!(world.issuer.fetch_count(), 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_load_that_fails_costs_no_second_fetch_of_other_apps() {
+    let (world, database) = (World::new(), Memory::new());
+    world.issuer.takes(millis(20));
+    let other_way = database.another_way();
+    other_way.goes(Way::Fails);
+    let members = [member(&world, &database), member(&world, &other_way)];
+    let apps: Vec<_> = (0..20)
+        .map(|n| Credentials::new("corp", n.to_string()))
+        .collect();
+    let first = members[1].token(&apps[0]);
+    let (first, rest) = tokio::join!(first, async {
+        sleep(millis(1)).await;
+        other_way.goes(Way::Works);
+        let rest = apps.iter().skip(1);
+        let pairs = rest.flat_map(|app| members.iter().map(move |member| member.token(app)));
+        join_all(pairs).await
+    });
+    assert!(first.is_ok() && rest.iter().all(Result::is_ok));
+    assert_eq!(world.issuer.fetch_count(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_broken_members_do_not_starve_a_healthy_one() {
+    let (world, database) = (World::new(), Memory::new());
+    for n in 0..20 {
+        let broken = broken(&world, &database, Error::api(60020, "not trusted"));
+        tokio::spawn(async move {
+            sleep(millis(n)).await;
+            loop {
+                let _ = broken.token(&app()).await;
+                sleep(millis(200)).await;
+            }
+        });
+    }
+    // Long enough for each of them to have tried.
+    sleep(3000 * SECOND).await;
+    let (healthy, began) = (member(&world, &database), Instant::now());
+    while healthy.token(&app()).await.is_err() {
+        sleep(2 * SECOND).await;
+    }
+    assert!(began.elapsed() <= 10 * SECOND, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_does_not_outlast_the_token_that_made_up_for_it() {
+    for error in [Error::api(40001, "no"), Error::refused("no")] {
+        let (world, database) = (World::new(), Memory::new());
+        let client = world.client(&member(&world, &database));
+        assert!(matches!(call(&client, "user/get").await, Ok(0)));
+        let ahead = Duration::from_secs(155);
+        sleep(LIFETIME - ahead).await;
+        world.issuer.usually(Behaviour::Fail(error));
+        assert!(traffic(&client, "user/get", ahead).await.is_empty());
+        traffic(&client, "user/get", 3 * SECOND).await;
+        world.issuer.usually(Behaviour::Issue);
+        let bad = traffic(&client, "user/get", 60 * SECOND).await;
+        let last = bad.last().map(|(at, _)| *at).unwrap_or_default();
+        assert!(last <= 20 * SECOND, "{last:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn odd_times_and_turns_of_another_program_do_no_harm() {
+    let (world, database) = (World::new(), Memory::new());
+    let member = member(&world, &database);
+    let key = member.key(&app());
+    let good = world.issuer.issue(&app());
+    let json = serde_json::to_string(&good).unwrap();
+    for turn in ["7", "\"x\"", "[]", "{\"other\":1}", "null"] {
+        let with_turn = json.replace('}', &format!(",\"turn\":{turn}}}"));
+        database.set(key.as_str(), &with_turn, LIFETIME);
+        assert_eq!(member.token(&app()).await.unwrap(), good, "{turn}");
+    }
+    // Somebody has extended the life of a lease.
+    let other = Credentials::new("corp", "other");
+    let key = member.key(&other);
+    let lease = "{\"turn\":{\"owner\":\"somebody\"}}";
+    database.set(key.as_str(), lease, LIFETIME * 1000);
+    let began = Instant::now();
+    member.token(&other).await.unwrap();
+    assert!(began.elapsed() <= 9 * SECOND, "{:?}", began.elapsed());
+}
