@@ -66,15 +66,20 @@ impl SingleFlight {
         self.0.may_fetch
     }
 
-    /// Waits for the outcome. `None` if the refresh is lost, because its runtime ended or has stopped running it.
+    /// Waits for the outcome. `None` if the refresh is lost, because its runtime ended or has stopped running it. A caller outside a runtime
+    /// has no timer to bound the wait, and so does not wait.
     pub(super) async fn outcome(self) -> Option<Outcome> {
-        self.watch_deadline();
+        let Ok(runtime) = Handle::try_current() else {
+            return Some(Err(Error::no_runtime()));
+        };
+        self.watch_deadline(&runtime);
         self.0.ended().await;
         self.0.end.get()?.clone()
     }
 
-    /// Waits for the outcome, unless that takes longer than a caller with a good token waits.
+    /// Waits for the outcome, unless that takes longer than a caller with a good token waits. Outside a runtime it does not wait.
     pub(super) async fn outcome_soon(self) -> Option<Outcome> {
+        Handle::try_current().ok()?;
         let limit = self.0.began + PATIENCE;
         timeout_at(limit, self.0.ended()).await.ok()?;
         self.0.end.get()?.clone()
@@ -90,10 +95,7 @@ impl SingleFlight {
     }
 
     /// Makes sure that a task on this runtime ends the wait at the deadline, since the runtime of the refresh may have stopped.
-    fn watch_deadline(&self) {
-        let Ok(runtime) = Handle::try_current() else {
-            return; // There are no timers outside a runtime.
-        };
+    fn watch_deadline(&self, runtime: &Handle) {
         let here = runtime.id();
         let watchdogs = self.0.watchdogs.lock();
         let mut watchdogs = watchdogs.unwrap_or_else(PoisonError::into_inner);

@@ -12,6 +12,7 @@ use reqwest_middleware::{Middleware, Next};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::stores::{Store, Way};
 use super::world::{Behaviour, World, app, call, fails_as};
 use crate::{
     AccessToken, BoxError, Error, ErrorKind, FetchRequest, FetchedToken, TokenKey, TokenSource,
@@ -243,6 +244,39 @@ fn a_valid_token_serves_outside_of_a_runtime_even_if_a_refresh_is_due() {
         world.clock.jump(age);
         let outside = FutureExt::now_or_never(manager.token(&app()));
         assert_eq!(outside.expect("no wait").unwrap(), token);
+    }
+}
+
+#[test]
+fn a_caller_outside_of_a_runtime_does_not_wait_for_a_refresh_under_way() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    for local_copy in [None, Some(Duration::ZERO)] {
+        let world = runtime.block_on(async { World::new() });
+        let store = Store::new(Way::Works, Way::Works);
+        let mut builder = world.builder().store(store.clone());
+        if let Some(limit) = local_copy {
+            builder = builder.local_copy(limit);
+        }
+        let manager = builder.build();
+        let good = runtime.block_on(manager.token(&app())).unwrap();
+        if local_copy.is_none() {
+            world.clock.jump(8000);
+        }
+        // From here on the refresh, or the look, is under way on a runtime that nobody drives.
+        store.goes(Way::Hangs, Way::Hangs);
+        runtime.block_on(async {
+            let app = app();
+            assert!(poll!(pin!(manager.token(&app))).is_pending());
+        });
+        let outside = FutureExt::now_or_never(manager.token(&app()));
+        let outside = outside.expect("no wait");
+        match local_copy {
+            Some(_) => assert_eq!(outside.unwrap(), good),
+            None => assert!(fails_as(&outside, ErrorKind::NoRuntime), "{outside:?}"),
+        }
     }
 }
 
