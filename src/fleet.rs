@@ -20,9 +20,8 @@ use self::unreadable::Unreadable;
 use self::write_back::WriteBack;
 use crate::clock::Clock;
 use crate::fetch::{Gate, Hearsay, Pass};
-use crate::in_hand::InHand;
-use crate::store::StoreCalls;
-use crate::{AccessToken, Error, Kept, SharedDatabase, TokenKey};
+use crate::store::{STORE_LIMIT, StoreCalls};
+use crate::{AccessToken, Error, Kept, SharedDatabase};
 
 /// How long one member may keep the others waiting while it fetches. A dead one is replaced after this time.
 const LEASE: Duration = Duration::from_millis(2300);
@@ -39,8 +38,8 @@ const POLL: std::ops::RangeInclusive<u64> = 20..=250;
 /// How long a member waits for others.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// The longest time that a refresh takes in addition to the fetch.
-pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(8 + 2 + 2);
+/// The longest time that a refresh takes in addition to the fetch: it may tell of a failure, and swap in a token.
+pub(crate) const LONGEST_WAIT: Duration = PATIENCE.saturating_add(STORE_LIMIT.saturating_mul(2));
 
 /// A call to the database that fails within this time is made again.
 const LONGEST_RETRY: Duration = Duration::from_millis(500);
@@ -108,9 +107,7 @@ impl Seen {
 /// The refresh that the fleet works for.
 #[derive(Clone, Copy)]
 pub(crate) struct Task<'a> {
-    pub(crate) key: &'a TokenKey,
     pub(crate) calls: &'a StoreCalls<'a>,
-    pub(crate) in_hand: &'a InHand,
     pub(crate) clock: &'a Clock,
 }
 
@@ -119,14 +116,21 @@ impl Task<'_> {
     fn usable(&self, document: &Document) -> Option<AccessToken> {
         let now = self.clock.now();
         let token = document.token(now)?;
-        self.in_hand.can_serve(&token, now).then_some(token)
+        self.calls.in_hand.can_serve(&token, now).then_some(token)
     }
 
     /// Whether the token of the document is good, even if this refresh is to replace it.
     fn has_good(&self, document: &Document) -> bool {
         let now = self.clock.now();
         let token = document.token(now);
-        token.is_some_and(|token| !self.in_hand.unusable.rejected.covers_stored(&token, now))
+        token.is_some_and(|token| {
+            !self
+                .calls
+                .in_hand
+                .unusable
+                .rejected
+                .covers_stored(&token, now)
+        })
     }
 }
 
@@ -187,19 +191,17 @@ impl Fleet {
             match self.step(task, &owner, fetching, &mut watched).await {
                 Ok(Step::Found(token)) => return Wait::Found(token),
                 Ok(Step::Failed(heard)) => return Wait::Failed(heard),
-                Ok(Step::Ours(seen, failure)) if pass.is_some() => {
+                Ok(Step::Nothing) => return Wait::Nothing,
+                Ok(Step::Ours(seen, failure)) => {
                     let lease = Lease {
                         owner,
                         taken_at: asked_at,
                         seen,
                         failure,
                     };
-                    return match pass {
-                        Some(pass) => Wait::Ours(Box::new(lease), pass),
-                        None => Wait::Nothing,
-                    };
+                    // Without a place there is no lease.
+                    return pass.map_or(Wait::Nothing, |pass| Wait::Ours(Box::new(lease), pass));
                 }
-                Ok(Step::Ours(..) | Step::Nothing) => return Wait::Nothing,
                 // The others must not wait for one that waits for its place.
                 Ok(Step::NeedsPass) => match gate.enter().await {
                     Ok(entered) => {
@@ -297,13 +299,13 @@ impl Fleet {
     /// `token`: one that may be there, and must not show in an error.
     async fn load(&self, task: Task<'_>, token: Option<&AccessToken>) -> Result<Seen, Failed> {
         let asked_at = Instant::now();
-        let loading = async { self.database.load(task.key.as_str()).await };
+        let loading = async { self.database.load(task.calls.key.as_str()).await };
         let kept = task.calls.load(loading, token).await;
         let kept = kept.ok_or(Failed)?;
         let document = match &kept {
             None => Document::default(),
             Some(kept) => Document::read(kept, asked_at).unwrap_or_else(|_unreadable| {
-                self.unreadable.tell(task.key, kept);
+                self.unreadable.tell(task.calls.key, kept);
                 Document::default()
             }),
         };
@@ -318,7 +320,7 @@ impl Fleet {
         document: Document,
     ) -> Result<Option<Seen>, Failed> {
         let kept = document.kept();
-        let (key, expected) = (task.key.as_str(), seen.bytes());
+        let (key, expected) = (task.calls.key.as_str(), seen.bytes());
         let tokens = [&seen.document, &document].into_iter();
         let tokens: Vec<_> = tokens.filter_map(Document::written_token).collect();
         let swapping = async { self.database.compare_and_swap(key, expected, &kept).await };

@@ -53,7 +53,7 @@ impl InHand {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Unusable {
     pub(crate) rejected: Rejected,
-    /// The one that is to be replaced.
+    /// The token that this refresh replaces.
     pub(crate) to_replace: Option<AccessToken>,
 }
 

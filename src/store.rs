@@ -40,7 +40,7 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// The manager drops the future after 2 s.
+    /// The manager drops the future after 2 s at the latest.
     async fn get(&self, key: &TokenKey) -> Result<Option<AccessToken>, BoxError>;
 
     /// Keeps the token under this key, and replaces any other.
@@ -51,7 +51,7 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// The manager drops the future after 2 s.
+    /// The manager drops the future after 2 s at the latest.
     async fn put(&self, key: &TokenKey, token: &AccessToken) -> Result<(), BoxError>;
 
     /// The shared database behind this store, if there is one. Default: `None`.

@@ -114,7 +114,7 @@ impl Fleet {
             turn,
             ..seen.document.clone()
         };
-        // If that fails, the lease runs out by itself.
+        // If the swap fails, the lease expires anyway.
         let _told = self.swap(task, &seen, document).await;
         heard
     }

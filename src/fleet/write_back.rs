@@ -16,7 +16,7 @@ use crate::{AccessToken, FetchRequest, TokenKey, TokenStore};
 const SHORTEST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
-/// The tokens that the database has yet to be given, and the task that does it.
+/// The unwritten tokens, and the task that writes them.
 #[derive(Default)]
 pub(super) struct WriteBack(Mutex<State>);
 
@@ -41,32 +41,33 @@ impl WriteBack {
     pub(super) fn add(&self, fleet: &Arc<Fleet>, task: Task<'_>, token: Timed<AccessToken>) {
         let unwritten = Unwritten {
             token,
-            in_hand: task.in_hand.clone(),
+            in_hand: task.calls.in_hand.clone(),
             request: task.calls.request.clone(),
             store: task.calls.store.clone(),
             health: task.calls.health.clone(),
             clock: task.clock.clone(),
         };
         let mut state = self.lock();
-        state.unwritten.insert(task.key.clone(), unwritten);
+        state.unwritten.insert(task.calls.key.clone(), unwritten);
         state.start_task(fleet);
     }
 
     /// Goes on if a runtime has ended, but not with a token that is of no use any more.
     pub(super) fn go_on(&self, fleet: &Arc<Fleet>, task: Task<'_>) {
         let mut state = self.lock();
-        let rejected = &task.in_hand.unusable.rejected;
+        let rejected = &task.calls.in_hand.unusable.rejected;
         let is_useless =
             |it: &Unwritten| rejected.covers(it.token.part()) || it.token.left().is_zero();
-        if state.unwritten.get(task.key).is_some_and(is_useless) {
-            state.unwritten.remove(task.key);
+        if state.unwritten.get(task.calls.key).is_some_and(is_useless) {
+            state.unwritten.remove(task.calls.key);
         }
         if !state.unwritten.is_empty() {
             state.start_task(fleet);
         }
     }
 
-    /// All that is left, in random order, so that one that is never taken does not keep the others waiting. If nothing is left, the task ends.
+    /// The unwritten tokens in random order, so that a token that the database never accepts does not block the others. If there are none, the
+    /// task ends.
     fn left(&self) -> Vec<(TokenKey, Unwritten)> {
         let mut state = self.lock();
         state.unwritten.retain(|_, it| !it.token.left().is_zero());
@@ -136,9 +137,7 @@ async fn write(fleet: &Fleet, key: &TokenKey, unwritten: &Unwritten) -> Result<(
         request: &unwritten.request,
     };
     let task = Task {
-        key,
         calls: &calls,
-        in_hand: &unwritten.in_hand,
         clock: &unwritten.clock,
     };
     let newer = fleet.swap_in(task, &unwritten.token, None).await?;

@@ -117,9 +117,7 @@ impl Refresh {
         let permit = self.permit.clone();
         let fetch = Fetch::new(surroundings, self.slot.key(), &request, permit);
         let task = Task {
-            key: self.slot.key(),
             calls: &calls,
-            in_hand: &in_hand,
             clock: &self.shared.clock,
         };
         let mut end = match self.trigger {
@@ -171,7 +169,7 @@ impl Refresh {
 
     /// Takes what the store holds, if that can serve. Otherwise keeps the local copy.
     async fn look<'a>(&'a self, task: Task<'_>, fetch: &Fetch<'a>) -> End {
-        let local = task.in_hand.local.clone();
+        let local = task.calls.in_hand.local.clone();
         match (self.look_into_store(task).await, local) {
             (Some(token), _) | (None, Some(token)) => End::found(token),
             (None, None) => self.refresh(task, fetch).await,
@@ -184,7 +182,7 @@ impl Refresh {
             None => self.around_store(task, fetch).await,
         };
         let asked = fetch.result().is_some();
-        end.fetched = asked.then(|| task.in_hand.unusable.rejected.clone());
+        end.fetched = asked.then(|| task.calls.in_hand.unusable.rejected.clone());
         end
     }
 
@@ -267,7 +265,7 @@ impl Refresh {
 
     fn usable(&self, task: Task<'_>, stored: Option<AccessToken>) -> Option<AccessToken> {
         let now = self.shared.clock.now();
-        stored.filter(|token| task.in_hand.can_serve(token, now))
+        stored.filter(|token| task.calls.in_hand.can_serve(token, now))
     }
 
     /// What is known of the key, and what the source is asked.

@@ -48,7 +48,7 @@ enum Unusable {
     NoToken,
     #[error("gettoken returned an empty access_token")]
     EmptyToken,
-    #[error("gettoken returned no expires_in, or one that is not a whole number of seconds")]
+    #[error("gettoken returned no expires_in, or its value is not a whole number of seconds")]
     NoLifetime,
 }
 

@@ -41,18 +41,22 @@ impl StoreCalls<'_> {
             return None;
         }
         let getting = async { self.store.get(self.key).await };
-        let reads = (&self.health.reads, turn);
-        self.ask("get", getting, reads, fetched.as_slice())
-            .await
-            .flatten()
+        let call = Call {
+            name: "get",
+            health: &self.health.reads,
+            turn,
+            is_made_again: false,
+            tokens: fetched.as_slice(),
+        };
+        self.ask(call, getting).await.flatten()
     }
 
     /// Stores the token, even if the store has just failed, since no caller waits for this. Returns whether the store has it.
     pub(crate) async fn put(&self, token: &AccessToken) -> bool {
-        let writes = &self.health.writes;
-        let writes = (writes, writes.turn(Instant::now()));
         let putting = async { self.store.put(self.key, token).await };
-        self.ask("put", putting, writes, &[token]).await.is_some()
+        let tokens = [token];
+        let call = Call::new("put", &self.health.writes, &tokens);
+        self.ask(call, putting).await.is_some()
     }
 
     /// Whether the store may be asked: not if it has just failed.
@@ -66,9 +70,11 @@ impl StoreCalls<'_> {
         loading: impl Future<Output = Result<T, BoxError>>,
         token: Option<&AccessToken>,
     ) -> Option<T> {
-        let reads = &self.health.reads;
-        let reads = (reads, reads.turn(Instant::now()));
-        self.ask("load", loading, reads, token.as_slice()).await
+        let call = Call {
+            is_made_again: true,
+            ..Call::new("load", &self.health.reads, token.as_slice())
+        };
+        self.ask(call, loading).await
     }
 
     /// Calls `compare_and_swap` of the database behind the store, with documents that have these tokens. `None` if it fails.
@@ -77,63 +83,76 @@ impl StoreCalls<'_> {
         swapping: impl Future<Output = Result<T, BoxError>>,
         tokens: &[&AccessToken],
     ) -> Option<T> {
-        let writes = &self.health.writes;
-        let writes = (writes, writes.turn(Instant::now()));
-        self.ask("compare_and_swap", swapping, writes, tokens).await
+        let call = Call::new("compare_and_swap", &self.health.writes, tokens);
+        self.ask(call, swapping).await
     }
 
     async fn ask<T>(
         &self,
-        call: &'static str,
+        call: Call<'_>,
         answer: impl Future<Output = Result<T, BoxError>>,
-        (health, turn): (&Health, Turn),
-        also: &[&AccessToken],
     ) -> Option<T> {
-        let began = Instant::now();
-        let failure = match timeout(STORE_LIMIT, AssertUnwindSafe(answer).catch_unwind()).await {
+        let (failure, hangs) = match timeout(STORE_LIMIT, AssertUnwindSafe(answer).catch_unwind())
+            .await
+        {
             Ok(Ok(Ok(answer))) => {
-                if health.works() {
+                if call.health.works() {
                     let key = self.key;
                     tracing::info!(target: crate::TARGET, event = "store_recovered", %key, "the token store works again");
                 }
                 return Some(answer);
             }
-            Ok(Ok(Err(error))) => in_one_line(&*error),
-            Ok(Err(_panic)) => "it panicked".to_owned(),
-            Err(_elapsed) => {
-                // A store that hangs hangs for all calls.
-                self.health.reads.failed(Turn::Skip, false, Instant::now());
-                format!("no answer within {STORE_LIMIT:?}")
-            }
+            Ok(Ok(Err(error))) => (in_one_line(&*error), false),
+            Ok(Err(_panic)) => ("it panicked".to_owned(), false),
+            Err(_elapsed) => (format!("no answer within {STORE_LIMIT:?}"), true),
         };
-        // A single call to a database that fails at once is made again.
-        let is_soft = call == "load" && began.elapsed() < STORE_LIMIT;
-        let is_first = health.failed(turn, is_soft, Instant::now());
-        self.tell_failed(call, &failure, is_first, also);
+        let now = Instant::now();
+        if hangs {
+            // A store that hangs hangs for all calls.
+            self.health.reads.failed(Turn::Skip, false, now);
+        }
+        let is_soft = call.is_made_again && !hangs;
+        let is_first = call.health.failed(call.turn, is_soft, now);
+        self.tell_failed(&call, &failure, is_first);
         None
     }
 
-    fn tell_failed(
-        &self,
-        call: &'static str,
-        failure: &str,
-        is_first: bool,
-        also: &[&AccessToken],
-    ) {
-        let key = self.key;
-        let tokens = self.in_hand.tokens();
-        let tokens = tokens
-            .chain(self.request.rejected())
-            .chain(also.iter().copied());
+    fn tell_failed(&self, call: &Call<'_>, failure: &str, is_first: bool) {
+        let (key, name) = (self.key, call.name);
+        let tokens = self.in_hand.tokens().chain(self.request.rejected());
+        let tokens = tokens.chain(call.tokens.iter().copied());
         let secret = self.request.credentials().expose_secret();
         let error = redact(
             failure,
             tokens.map(AccessToken::expose_secret).chain(secret),
         );
         if is_first {
-            tracing::warn!(target: crate::TARGET, event = "store_failed", %key, call, error, "the token store failed, continuing without it");
+            tracing::warn!(target: crate::TARGET, event = "store_failed", %key, call = name, error, "the token store failed, continuing without it");
         } else {
-            tracing::debug!(target: crate::TARGET, event = "store_still_failing", %key, call, error, "the token store still fails");
+            tracing::debug!(target: crate::TARGET, event = "store_still_failing", %key, call = name, error, "the token store still fails");
+        }
+    }
+}
+
+/// One call to the store.
+struct Call<'a> {
+    name: &'static str,
+    health: &'a Health,
+    turn: Turn,
+    /// Whether it is made once more if it fails at once.
+    is_made_again: bool,
+    /// What an error may quote beside the tokens in hand.
+    tokens: &'a [&'a AccessToken],
+}
+
+impl<'a> Call<'a> {
+    fn new(name: &'static str, health: &'a Health, tokens: &'a [&'a AccessToken]) -> Self {
+        Self {
+            name,
+            health,
+            turn: health.turn(Instant::now()),
+            is_made_again: false,
+            tokens,
         }
     }
 }
