@@ -1,7 +1,7 @@
 //! Tokens that were fetched while the database could not keep them: they are written once it can.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -100,28 +100,25 @@ impl State {
     fn start_task(&mut self, fleet: &Arc<Fleet>) {
         // A task that has ended with its runtime is finished too.
         if self.task.as_ref().is_none_or(JoinHandle::is_finished) {
-            self.task = Some(tokio::spawn(write_all(Arc::downgrade(fleet))));
+            self.task = Some(tokio::spawn(write_all(fleet.clone())));
         }
     }
 }
 
-/// Ends when all is written, or when the manager is dropped.
-async fn write_all(fleet: Weak<Fleet>) {
+/// Ends when all tokens are written or have expired, even if the manager is gone by then.
+async fn write_all(fleet: Arc<Fleet>) {
     let mut delay = SHORTEST_DELAY;
     loop {
-        {
-            let Some(fleet) = fleet.upgrade() else { return };
-            let left = fleet.write_back.left();
-            if left.is_empty() {
-                return;
+        let left = fleet.write_back.left();
+        if left.is_empty() {
+            return;
+        }
+        for (key, unwritten) in left {
+            if write(&fleet, &key, &unwritten).await.is_err() {
+                break; // The database is not back yet.
             }
-            for (key, unwritten) in left {
-                if write(&fleet, &key, &unwritten).await.is_err() {
-                    break; // The database is not back yet.
-                }
-                fleet.write_back.remove(&key, unwritten.token.part());
-                delay = SHORTEST_DELAY;
-            }
+            fleet.write_back.remove(&key, unwritten.token.part());
+            delay = SHORTEST_DELAY;
         }
         sleep(delay).await;
         delay = (delay * 2).min(LONGEST_DELAY);

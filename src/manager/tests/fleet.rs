@@ -272,6 +272,21 @@ async fn tokens_that_were_fetched_without_the_database_are_written_when_it_is_ba
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unwritten_token_is_written_even_if_its_manager_is_gone() {
+    let (world, database) = (World::new(), Memory::new());
+    database.goes(Way::Fails);
+    let member = member(&world, &database);
+    let key = member.key(&app());
+    let token = member.token(&app()).await.unwrap();
+    drop(member);
+    sleep(SECOND).await;
+    database.goes(Way::Works);
+    sleep(5 * SECOND).await;
+    let (text, _) = database.text(key.as_str()).unwrap();
+    assert!(text.contains(token.expose_secret()), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stopped_owner_does_not_put_its_token_over_a_newer_one() {
     let (world, database) = (World::new(), Memory::new());
     let way = database.another_way();
