@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 pub(crate) use self::gate::{Gate, Pass};
 pub(crate) use self::limits::Limits;
-pub(crate) use self::pause::{Hearsay, Pauses, pause_after};
+pub(crate) use self::pause::{Hearsay, Pauses, pause_after, pause_in_fleet_after};
 use crate::clock::Clock;
 use crate::redact::in_one_line;
 use crate::token::LONGEST_VALUE;

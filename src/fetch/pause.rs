@@ -42,28 +42,18 @@ impl Pauses {
     }
 }
 
-/// The pauses of a fleet after a failure that may be one member's own are shorter, since the members share them.
-const LONGEST_OF_FLEET: Duration = Duration::from_secs(4);
-
 impl Pauses {
-    /// After a failure that the members of a fleet tell each other of; `None` if it is no other's business.
-    pub(crate) fn in_fleet(error: &Error) -> Option<Self> {
-        if error.errcode() == Some(45009) {
-            return Some(Self {
-                first: Duration::from_secs(60),
-                longest: Duration::from_secs(600),
-            });
-        }
-        let pauses = Self::after(error)?;
-        let is_short = error.is_transient() || error.kind() == ErrorKind::Interrupted;
-        Some(Self {
-            longest: if is_short {
-                LONGEST_OF_FLEET
-            } else {
-                pauses.longest
-            },
-            ..pauses
-        })
+    /// After a failure that may be one member's own, for the other members of its fleet; `None` if it is none of their business. They begin
+    /// short, so that a few broken members don't hold back the others for long.
+    pub(crate) fn of_other_members(error: &Error) -> Option<Self> {
+        let longest = match Self::after(error) {
+            None if error.errcode() == Some(45009) => Duration::from_secs(600),
+            None => return None,
+            Some(_) if is_short_in_fleet(error) => Duration::from_secs(4),
+            Some(pauses) => pauses.longest,
+        };
+        let first = Duration::from_secs(1);
+        Some(Self { first, longest })
     }
 
     /// The first of several.
@@ -78,6 +68,11 @@ impl Pauses {
     }
 }
 
+/// Whether the pauses of a member itself don't grow after such a failure, since the members share them.
+fn is_short_in_fleet(error: &Error) -> bool {
+    error.is_transient() || error.kind() == ErrorKind::Interrupted
+}
+
 /// The pause that the issuer asks for, within bounds.
 fn asked(error: &Error) -> Duration {
     let asked = error.retry_after().filter(|_| error.is_transient());
@@ -89,6 +84,16 @@ pub(crate) fn pause_after(error: &Error, failures: u32) -> Option<Duration> {
     let Pauses { first, longest } = Pauses::after(error)?;
     let pause = first.saturating_mul(1 << failures.min(16)).min(longest);
     Some(pause.max(asked(error)))
+}
+
+/// The same for a member of a fleet.
+pub(crate) fn pause_in_fleet_after(error: &Error, failures: u32) -> Option<Duration> {
+    let failures = if is_short_in_fleet(error) {
+        0
+    } else {
+        failures
+    };
+    pause_after(error, failures)
 }
 
 #[cfg(test)]

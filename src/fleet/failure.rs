@@ -9,7 +9,7 @@ use crate::fetch::{Hearsay, Pauses};
 use crate::redact::{in_one_line, redact};
 use crate::{Error, ErrorKind};
 
-/// How many members may try for themselves within one pause.
+/// How many members that have not failed yet may try for themselves within one pause.
 const MOST_TRIES: u32 = 3;
 
 /// How many members that have tried are remembered.
@@ -37,7 +37,7 @@ pub(super) struct Failure {
     message: String,
     /// The members that have tried, the latest last. Empty if it counts for all.
     by: Vec<String>,
-    /// How many of them have tried in this pause.
+    /// How many of them have tried in this pause for the first time.
     tries: u32,
     /// The whole pause, in milliseconds.
     pause: u64,
@@ -88,11 +88,15 @@ impl Failure {
                 .take(LONGEST_MESSAGE)
                 .collect(),
             by: Vec::new(),
-            tries: 1,
+            tries: 0,
             pause: 0,
             with_token,
         };
-        let pauses = Pauses::in_fleet(error)?;
+        let pauses = if kind.is_of_all() {
+            Pauses::after(error)?
+        } else {
+            Pauses::of_other_members(error)?
+        };
         // A pause that a token made up for, or one of another kind, says nothing of how long to wait now.
         let before = before.filter(|before| {
             let is_same = before.part().kind.is_of_all() == kind.is_of_all();
@@ -106,10 +110,11 @@ impl Failure {
             if !left_before.is_zero() {
                 pause = before.part().whole_pause();
                 left = Some(left_before);
-                failure.tries = before.part().tries.saturating_add(1);
+                failure.tries = before.part().tries;
             }
         }
         if !kind.is_of_all() {
+            failure.tries += u32::from(!failure.has_tried(member));
             failure.by.retain(|other| other != member);
             failure.by.push(member.to_owned());
             let surplus = failure.by.len().saturating_sub(MOST_LISTED);
@@ -126,7 +131,6 @@ impl Failure {
         if failure.with_token && !has_token && passed >= WITHOUT_TOKEN {
             return Verdict::MayTry;
         }
-        let is_listed = failure.by.iter().any(|other| other == member);
         let in_pause = !left.is_zero();
         if failure.kind.is_of_all() {
             return if in_pause {
@@ -135,7 +139,7 @@ impl Failure {
                 Verdict::MayTry
             };
         }
-        if !is_listed {
+        if !failure.has_tried(member) {
             let has_room = !in_pause || failure.tries < MOST_TRIES;
             return if has_room {
                 Verdict::MayTry
@@ -163,6 +167,10 @@ impl Failure {
             },
             left,
         }
+    }
+
+    fn has_tried(&self, member: &str) -> bool {
+        self.by.iter().any(|other| other == member)
     }
 
     fn whole_pause(&self) -> Duration {

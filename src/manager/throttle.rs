@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::clock::Moment;
-use crate::fetch::{Hearsay, Pauses, pause_after};
+use crate::fetch::{Hearsay, Pauses, pause_after, pause_in_fleet_after};
 
 /// After a failure while a token was in hand, a fetch is made so soon after that token is of no use any more.
 const WITHOUT_TOKEN: Duration = Duration::from_secs(1);
@@ -55,7 +55,30 @@ impl Throttle {
         now: Moment,
         had_token: bool,
     ) -> Option<Duration> {
-        // Failures of another kind, or those that a token made up for, say nothing of how long to wait now.
+        self.start_over_if_other(error, had_token);
+        let pause = pause_after(error, self.failures)?;
+        self.failures += 1;
+        self.set(error, pause, now, had_token);
+        Some(pause)
+    }
+
+    /// Starts a cooldown after a failed fetch of which the fleet knows. This member is to wait at least for so long.
+    pub(super) fn start_in_fleet(
+        &mut self,
+        error: &Error,
+        at_least: Duration,
+        now: Moment,
+        had_token: bool,
+    ) -> Option<Duration> {
+        self.start_over_if_other(error, had_token);
+        let pause = pause_in_fleet_after(error, self.failures)?.max(at_least);
+        self.failures += 1;
+        self.set(error, pause, now, had_token);
+        Some(pause)
+    }
+
+    /// Failures of another kind, or those that a token made up for, say nothing of how long to wait now.
+    fn start_over_if_other(&mut self, error: &Error, had_token: bool) {
         let starts_over = self.cooldown.as_ref().is_some_and(|before| {
             Pauses::after(&before.reason) != Pauses::after(error)
                 || (before.had_token && !had_token)
@@ -63,10 +86,6 @@ impl Throttle {
         if starts_over {
             self.failures = 0;
         }
-        let pause = pause_after(error, self.failures)?;
-        self.failures += 1;
-        self.set(error, pause, now, had_token);
-        Some(pause)
     }
 
     /// Starts a cooldown after a refresh that will have no outcome. Returns how long it lasts, if there is one: the first in a row is

@@ -34,10 +34,11 @@ const MOST_SWAPS: usize = 16;
 ///   overwrite a newer token. A process that has waited 8 s for others fails with [`TimedOut`](crate::ErrorKind::TimedOut).
 /// - **A failure about the credentials** stops all processes until its cooldown ends. Every errcode counts as one, except -1, 45009, 45033 and
 ///   60020.
-/// - **Any other failure** may concern one host only: no connection, a timeout, an HTTP error, or one of these four errcodes. At most three
-///   processes try within one cooldown, one at a time. When it ends, processes that have not failed go first. It lasts 1 s, doubling to 4 s, or
-///   as long as `Retry-After` asks, at most 60 s; 10 s to 5 min after 60020 and other refusals; 60 s to 10 min after 45009. Retries start
-///   within 1.5 s, and after a failure there are none.
+/// - **Any other failure** may concern one host only: no connection, a timeout, an HTTP error, or one of these four errcodes. The process that
+///   failed has a cooldown of its own: it waits as long as it would without a fleet, but at most 4 s after a transient failure. For the others
+///   there is a shorter pause, in which up to three processes that have not failed yet try, one at a time. After the pause, such processes go
+///   first. It lasts 1 s, doubling to 4 s after transient failures, to 5 min after refusals and to 10 min after 45009, or as long as
+///   `Retry-After` asks, at most 60 s. Retries start within 1.5 s, and after a failure there are none.
 /// - **If the database is down or hangs**, each process goes on with its token, and fetches its own when that expires soon or is rejected. It
 ///   keeps trying to write that token to the database, with pauses of 0.1 s, doubling to 60 s.
 /// - **Clocks** of the processes need not agree. The database's clock decides when a token expires.

@@ -65,7 +65,12 @@ impl Refresh {
                     Some(heard) => {
                         state.not_refreshed(now.wall);
                         let has_token = state.usable(now.wall).is_some();
-                        state.throttle.start_as_heard(heard, now, has_token)
+                        if end.fetched.is_some() {
+                            let left = heard.left;
+                            state.throttle.start_in_fleet(error, left, now, has_token)
+                        } else {
+                            state.throttle.start_as_heard(heard, now, has_token)
+                        }
                     }
                     None => state.failed(error, now),
                 };

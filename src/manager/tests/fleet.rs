@@ -606,6 +606,44 @@ async fn many_broken_members_do_not_starve_a_healthy_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_few_broken_members_hold_a_healthy_one_back_for_3_s_at_most() {
+    for error in [
+        Error::transient("no route"),
+        Error::api(60020, "not trusted"),
+        Error::api(45009, "too often"),
+        Error::refused("a proxy says no"),
+    ] {
+        for (number, since) in [(3, 2), (3, 500), (6, 0), (6, 30)] {
+            let (world, database) = (World::new(), Memory::new());
+            let asking = (0..number).map(|n| {
+                let broken = broken(&world, &database, error.clone());
+                tokio::spawn(async move {
+                    sleep(millis(n)).await;
+                    loop {
+                        let _ = broken.token(&app()).await;
+                        sleep(millis(200)).await;
+                    }
+                })
+            });
+            let asking: Vec<_> = asking.collect();
+            sleep(millis(since * 1000 + 120)).await;
+            let (healthy, began) = (member(&world, &database), Instant::now());
+            while healthy.token(&app()).await.is_err() {
+                sleep(millis(10)).await;
+            }
+            let waited = began.elapsed();
+            assert!(
+                waited <= 4 * SECOND,
+                "{number} for {since} s: {waited:?}, {error:?}"
+            );
+            for task in asking {
+                task.abort();
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pause_does_not_outlast_the_token_that_made_up_for_it() {
     for error in [Error::api(40001, "no"), Error::refused("no")] {
         let (world, database) = (World::new(), Memory::new());

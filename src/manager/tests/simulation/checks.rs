@@ -366,10 +366,10 @@ impl<'a> Run<'a> {
                 waited += *at - *began;
             }
         }
-        // Each refresh needs a few, and who waits looks about seven times a second.
+        // Each refresh needs a few, also one ahead, for which nobody waits. Who waits looks about seven times a second.
         let waiting = waited.as_secs() as usize
             + self.scene.members * LEASE.as_secs() as usize * self.lost_leases.len();
-        let bound = 6 * asked + 10 * waiting + 8 * self.scene.members;
+        let bound = 6 * asked + 10 * waiting + 8 * self.scene.members * (issued + 1);
         if commands > bound {
             bad.push(format!("{commands} commands, {bound} allowed, {issued} tokens, {asked} asked, {waited:?} waited"));
         }

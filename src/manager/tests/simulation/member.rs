@@ -1,6 +1,7 @@
 //! One member: a real manager, and a program that calls the API through it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -52,6 +53,7 @@ impl Member {
             link: self.link.clone(),
             network: self.network.clone(),
             rng: Rng::with_seed(seed),
+            has_failed: AtomicBool::new(false),
         };
         tokio::spawn(program.run());
     }
@@ -82,6 +84,8 @@ struct Program {
     link: Link,
     network: Arc<Network>,
     rng: Rng,
+    /// Whether the last answer was an error.
+    has_failed: AtomicBool,
 }
 
 impl Program {
@@ -144,8 +148,9 @@ impl Program {
         let (began, asked_at) = (log.now(), Instant::now());
         let token = token.await;
         self.link.runs().await;
-        // The local copy needs no entry of its own.
-        if token.is_err() || is_rejected || !asked_at.elapsed().is_zero() {
+        let has_failed = self.has_failed.swap(token.is_err(), Ordering::Relaxed);
+        // The local copy needs no entry of its own, unless it ends a wait.
+        if has_failed || token.is_err() || is_rejected || !asked_at.elapsed().is_zero() {
             let answer = match &token {
                 Ok(token) => Ok(log.number(token.expose_secret())),
                 Err(error) => Err(format!("{:?} {error}", error.kind())),
