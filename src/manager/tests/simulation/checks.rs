@@ -200,8 +200,9 @@ impl<'a> Run<'a> {
                     let lost = lost.filter(|lost| (patience..=*at).contains(lost));
                     let is_impatient =
                         lost.count() >= 3 || self.issuer_down.iter().any(|it| meets(*it, now));
-                    // A stopped member may have several requests on their way.
-                    let is_late = *at - asked_at > LEASE;
+                    // To a stopped member, the database does not answer either. It may have several requests on their way.
+                    let is_late =
+                        *at - asked_at > LEASE || hits(&self.stops, member, (asked_at, *at));
                     let is_alone = holder != Some(member) && (is_without_database || is_impatient);
                     alone += usize::from(is_alone || is_late);
                 }
@@ -215,7 +216,8 @@ impl<'a> Run<'a> {
             Repeat::SameToken | Repeat::SameTokenShorter
         );
         let period = self.scene.lifetime.mul_f64(0.9);
-        let lifetimes = self.scene.lasts.div_duration_f64(period) as usize + 1;
+        let lasts = self.entries.last().map_or(Duration::ZERO, |(at, _)| *at);
+        let lifetimes = lasts.div_duration_f64(period) as usize + 1;
         let lifetimes = if repeats { 2 * lifetimes } else { lifetimes };
         let ended = self.count(|entry| match entry {
             Entry::Happened(Event::Revoked | Event::Flushed) => true,
@@ -367,8 +369,10 @@ impl<'a> Run<'a> {
             }
         }
         // Each refresh needs a few, also one ahead, for which nobody waits. Who waits looks about seven times a second.
-        let waiting = waited.as_secs() as usize
-            + self.scene.members * LEASE.as_secs() as usize * self.lost_leases.len();
+        let hangs = self.issuer_down.iter().map(|(from, to)| *to - *from);
+        let in_background = LEASE * self.lost_leases.len() as u32 + hangs.sum::<Duration>();
+        let waiting =
+            waited.as_secs() as usize + self.scene.members * in_background.as_secs() as usize;
         let bound = 6 * asked + 10 * waiting + 8 * self.scene.members * (issued + 1);
         if commands > bound {
             bad.push(format!("{commands} commands, {bound} allowed, {issued} tokens, {asked} asked, {waited:?} waited"));
