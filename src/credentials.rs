@@ -7,10 +7,10 @@ use secrecy::zeroize::Zeroize;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-use crate::Error;
 use crate::key;
+use crate::{Error, TokenKind};
 
-/// The credentials of one app: the corp id and the app's secret.
+/// The credentials of one app: the corp id and the app's secret, and the kind of token that they are for.
 ///
 /// Each app of a corp has its own secret and its own token (<https://developer.work.weixin.qq.com/document/path/91039>). Cloning is cheap,
 /// but [`new`](Self::new) hashes the secret, so create the credentials of an app once and keep them. To send a request as a specific app,
@@ -34,7 +34,9 @@ use crate::key;
 #[derive(Clone)]
 pub struct Credentials(Arc<App>);
 
+#[derive(Clone)]
 struct App {
+    kind: Arc<str>,
     id: String,
     app: String,
     secret: Option<SecretString>,
@@ -42,7 +44,7 @@ struct App {
 }
 
 impl Credentials {
-    /// The credentials of the app with this secret. `id` is the corp id.
+    /// The credentials of the app with this secret, for access tokens. `id` is the corp id.
     pub fn new(id: impl Into<String>, secret: impl Into<String>) -> Self {
         let secret = SecretString::from(trimmed(secret.into()));
         let app = match secret.expose_secret() {
@@ -52,7 +54,7 @@ impl Credentials {
         Self::of(id.into(), app, Some(secret))
     }
 
-    /// Creates credentials without a secret, for sources that don't need one, such as [`StoreOnly`](crate::StoreOnly).
+    /// Creates credentials for access tokens without a secret, for sources that don't need one, such as [`StoreOnly`](crate::StoreOnly).
     ///
     /// `app` becomes the last part of the [`TokenKey`](crate::TokenKey). To use the token that another program keeps in a shared store,
     /// pass what [`app`](Self::app) returns in that program: the first 32 hex digits of the secret's SHA-256. Otherwise any name works,
@@ -63,15 +65,40 @@ impl Credentials {
 
     fn of(id: String, app: String, secret: Option<SecretString>) -> Self {
         let id = trimmed(id);
+        let kind = TokenKind::access_token().shared_name().clone();
         Self(Arc::new(App {
-            name: key::name(&id, &app),
+            name: key::name(&kind, &id, &app),
+            kind,
             id,
             app,
             secret,
         }))
     }
 
-    /// The corp id.
+    /// Makes these the credentials for another kind of token, such as those of a suite.
+    ///
+    /// ```
+    /// # use reqwest_wecom::{Credentials, TokenKind};
+    /// let suite = Credentials::new("ww_suite", "suite secret").of_kind(&TokenKind::suite_access_token());
+    /// assert_eq!(suite.kind(), "suite_access_token");
+    /// ```
+    ///
+    /// A middleware ignores an extension with credentials of another kind than its own. All other calls with them fail with
+    /// [`InvalidCredentials`](crate::ErrorKind::InvalidCredentials).
+    #[must_use]
+    pub fn of_kind(mut self, kind: &TokenKind) -> Self {
+        let app = Arc::make_mut(&mut self.0);
+        app.kind = kind.shared_name().clone();
+        app.name = key::name(&app.kind, &app.id, &app.app);
+        self
+    }
+
+    /// The [name](TokenKind::name) of the kind of token that these credentials are for.
+    pub fn kind(&self) -> &str {
+        &self.0.kind
+    }
+
+    /// The corp id, or whatever id these credentials were created with.
     pub fn id(&self) -> &str {
         &self.0.id
     }
@@ -87,17 +114,19 @@ impl Credentials {
         self.0.secret.as_ref().map(ExposeSecret::expose_secret)
     }
 
-    /// The manager's name for this app: id and app, without the deployment.
+    /// The manager's name for this app: kind, id and app, without the deployment.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.0.name
     }
 
-    /// An error if a text is empty.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// An error if a text is empty, or if the credentials are for another kind of token.
+    pub(crate) fn check(&self, kind: &TokenKind) -> Result<(), Error> {
         let App {
             id, app, secret, ..
         } = &*self.0;
-        if id.is_empty() {
+        if self.kind() != kind.name() {
+            Err(Error::other_kind(self.kind(), kind.name()))
+        } else if id.is_empty() {
             Err(Error::invalid_credentials("id"))
         } else if !app.is_empty() {
             Ok(())
@@ -112,6 +141,7 @@ impl Credentials {
 impl Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
+            .field("kind", &self.kind())
             .field("id", &self.id())
             .field("app", &self.app())
             .finish_non_exhaustive()
@@ -183,15 +213,52 @@ mod tests {
             (Credentials::without_secret("\t", "app"), "id"),
             (Credentials::without_secret("corp", ""), "app"),
         ] {
-            let error = credentials.check().unwrap_err();
+            let error = credentials.check(&TokenKind::default()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidCredentials);
             assert!(
                 error.to_string().contains(&format!("the {empty} ")),
                 "{error}"
             );
         }
-        assert!(Credentials::new("corp", "secret").check().is_ok());
-        assert!(Credentials::without_secret("corp", "app").check().is_ok());
+        for good in [
+            Credentials::new("corp", "secret"),
+            Credentials::without_secret("corp", "app"),
+        ] {
+            assert!(good.check(&TokenKind::default()).is_ok());
+        }
+    }
+
+    #[test]
+    fn another_kind_is_an_error_that_names_both() {
+        let suite = TokenKind::suite_access_token();
+        let credentials = Credentials::new("suite", "secret").of_kind(&suite);
+        assert!(credentials.check(&suite).is_ok());
+        let error = credentials.check(&TokenKind::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidCredentials);
+        let text = error.to_string();
+        assert!(
+            text.contains("`suite_access_token`") && text.contains("`access_token`"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn another_kind_changes_nothing_else() {
+        for access in [
+            Credentials::new("corp", "secret"),
+            Credentials::without_secret("corp", "app"),
+        ] {
+            let other = access.clone().of_kind(&TokenKind::new("other"));
+            assert_eq!((access.kind(), other.kind()), ("access_token", "other"));
+            let same = |it: &Credentials| {
+                (
+                    it.id().to_owned(),
+                    it.app().to_owned(),
+                    it.expose_secret().map(str::to_owned),
+                )
+            };
+            assert_eq!(same(&access), same(&other));
+        }
     }
 
     #[test]

@@ -178,6 +178,13 @@ impl Error {
         Self::of(Reason::InvalidCredentials { empty })
     }
 
+    pub(crate) fn other_kind(credentials: &str, wanted: &str) -> Self {
+        Self::of(Reason::OtherKind {
+            credentials: credentials.to_owned(),
+            wanted: wanted.to_owned(),
+        })
+    }
+
     pub(crate) fn no_secret(id: &str) -> Self {
         Self::of(Reason::NoSecret { id: id.to_owned() })
     }

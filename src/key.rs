@@ -7,9 +7,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{Audience, Credentials};
 
-/// The kind of token that this crate knows.
-const KIND: &str = "access_token";
-
 /// What is encoded in a part of a key.
 const IN_PART: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
@@ -22,12 +19,13 @@ const IN_DEPLOYMENT: &AsciiSet = &IN_PART.remove(b':').remove(b'/').remove(b'[')
 
 /// The name under which a store keeps the token of one app.
 ///
-/// [`TokenManager::key`](crate::TokenManager::key) returns it. It is `access_token:{id}:{app}` for the public API, and
-/// `access_token@{host}{path}:{id}:{app}` for any other [`Audience`]. So two deployments never share a token, even in one store. Deployments are told apart by host, port and path: one port serves either
-/// `http` or `https`.
+/// [`TokenManager::key`](crate::TokenManager::key) returns it. It is `{kind}:{id}:{app}` for the public API of WeCom, and
+/// `{kind}@{host}{path}:{id}:{app}` for any other base URL of the [`Audience`]. So two kinds of token and two deployments never share a token,
+/// even in one store. Deployments are told apart by host, port and path: one port serves either `http` or `https`.
 ///
 /// | part | what it is |
 /// | --- | --- |
+/// | `{kind}` | the [name](crate::TokenKind::name) of the kind of token, such as `access_token` |
 /// | `{host}` | the host of the base URL, with `:{port}`, unless it is `https` on port 443 |
 /// | `{path}` | the path of the base URL, without the slash at its end |
 /// | `{id}` | the corp id |
@@ -61,12 +59,12 @@ pub struct TokenKey(Arc<str>);
 impl TokenKey {
     pub(crate) fn new(audience: &Audience, credentials: &Credentials) -> Self {
         let name = credentials.name();
-        let key = if *audience == Audience::default() {
-            format!("{KIND}:{name}")
-        } else {
-            format!("{KIND}@{}:{name}", deployment(audience))
-        };
-        Self(key.into())
+        Self(match name.split_once(':') {
+            Some((kind, app)) if !audience.is_public() => {
+                format!("{kind}@{}:{app}", deployment(audience)).into()
+            }
+            _ => name.clone(),
+        })
     }
 
     /// The key as text.
@@ -75,10 +73,10 @@ impl TokenKey {
     }
 }
 
-/// `{id}:{app}`, each part encoded so that the colon is the only one.
-pub(crate) fn name(id: &str, app: &str) -> Arc<str> {
+/// `{kind}:{id}:{app}`, each part encoded so that it has no colon. For the public API, this is the key.
+pub(crate) fn name(kind: &str, id: &str, app: &str) -> Arc<str> {
     let encoded = |part| utf8_percent_encode(part, IN_PART);
-    format!("{}:{}", encoded(id), encoded(app)).into()
+    format!("{}:{}:{}", encoded(kind), encoded(id), encoded(app)).into()
 }
 
 fn deployment(audience: &Audience) -> String {
@@ -115,6 +113,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::TokenKind;
+
+    /// A text that is likely to be confused with another.
+    fn text() -> impl Strategy<Value = String> {
+        "(access_token)?[a:@/h%]{0,3}"
+    }
 
     fn key(base_url: &str, credentials: &Credentials) -> TokenKey {
         TokenKey::new(&Audience::new(base_url.parse().unwrap()), credentials)
@@ -187,7 +191,29 @@ mod tests {
         assert_eq!(key("https://h/", &with), key("https://h/", &without));
     }
 
+    #[test]
+    fn the_kind_comes_first() {
+        let kind = TokenKind::new("a:b@c/d");
+        let app = Credentials::without_secret("ww1", "x").of_kind(&kind);
+        let public = key("https://qyapi.weixin.qq.com/", &app);
+        assert_eq!(public.as_str(), "a%3Ab%40c%2Fd:ww1:x");
+        assert_eq!(key("https://h/p", &app).as_str(), "a%3Ab%40c%2Fd@h/p:ww1:x");
+    }
+
     proptest! {
+        #[test]
+        fn two_kinds_never_share_a_key(
+            kinds in [text(), text()], ids in [text(), text()], apps in [text(), text()], public in [any::<bool>(), any::<bool>()],
+        ) {
+            let name = |n: usize| {
+                let kind = TokenKind::new(&kinds[n]);
+                let credentials = Credentials::without_secret(&ids[n], &apps[n]).of_kind(&kind);
+                let base_url = if public[n] { "https://qyapi.weixin.qq.com/" } else { "https://h/" };
+                key(base_url, &credentials)
+            };
+            prop_assert!(kinds[0] == kinds[1] || name(0) != name(1), "{} {}", name(0), name(1));
+        }
+
         #[test]
         fn a_key_can_be_taken_apart_again(id in "[ -~é张]{1,12}", app in "[ -~é张]{1,12}", path in "[ -~é张]{0,12}") {
             let mut url: reqwest::Url = "https://h:7443/".parse().unwrap();

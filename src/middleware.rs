@@ -17,7 +17,7 @@ use crate::error::without_token;
 use crate::manager::{Served, Tenant};
 use crate::replay::Replay;
 use crate::reply::Reply;
-use crate::scope::{self, Scope};
+use crate::scope::{Pair, Scope};
 use crate::time_left::TimeLeft;
 use crate::{
     AccessToken, Credentials, Error, ErrorKind, GetToken, RejectionScope, TokenManager, TokenStore,
@@ -146,7 +146,6 @@ pub struct AccessTokenMiddleware {
     credentials_for: Option<CredentialsFor>,
     default: Option<Tenant>,
     scope: Scope,
-    refresh_on: Vec<i64>,
     replay_limit: usize,
 }
 
@@ -192,19 +191,21 @@ impl Middleware for AccessTokenMiddleware {
         'c: 'd,
         Self: 'd,
     {
-        if !self.scope.takes_token(request.url(), extensions) {
+        let Some(parameter) = self.scope.parameter(request.url(), extensions) else {
             return next.run(request, extensions);
-        }
+        };
         let Some(tenant) = self.tenant(&request, extensions) else {
             return Box::pin(ready(Err(Error::no_credentials().into())));
         };
         let request = Box::new(request);
-        match self.manager.serve(&tenant) {
+        let served = self.manager.serve(&tenant);
+        let sender = Sender { tenant, parameter };
+        match served {
             Ok(Served::Token(token)) => {
                 let time = TimeLeft::of(&request);
-                Box::pin(self.send_with_token(request, (tenant, token), time, extensions, next))
+                Box::pin(self.send_with_token(request, (sender, token), time, extensions, next))
             }
-            served => Box::pin(self.wait_for_token(request, (tenant, served), extensions, next)),
+            served => Box::pin(self.wait_for_token(request, (sender, served), extensions, next)),
         }
     }
 }
@@ -213,20 +214,21 @@ impl AccessTokenMiddleware {
     async fn wait_for_token(
         &self,
         request: Box<Request>,
-        (tenant, served): (Cow<'_, Tenant>, Result<Served, Error>),
+        (sender, served): (Sender<'_>, Result<Served, Error>),
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
         let time = TimeLeft::of(&request);
-        let token = time.bounds(self.manager.wait_for(&tenant, served)).await?;
-        self.send_with_token(request, (tenant, token), time, extensions, next)
+        let token = self.manager.wait_for(&sender.tenant, served);
+        let token = time.bounds(token).await?;
+        self.send_with_token(request, (sender, token), time, extensions, next)
             .await
     }
 
     async fn send_with_token(
         &self,
         mut request: Box<Request>,
-        (tenant, token): (Cow<'_, Tenant>, AccessToken),
+        (sender, token): (Sender<'_>, AccessToken),
         time: TimeLeft,
         extensions: &mut Extensions,
         next: Next<'_>,
@@ -235,15 +237,17 @@ impl AccessTokenMiddleware {
         let sending = (request, replay.url());
         // Boxed because it is rare, and created in a block, so that the future of an ordinary request reserves no space for it.
         let second = {
+            let pair = sender.pair(&token);
             let first = self
-                .send(sending, &token, &time, extensions, next.clone())
+                .send(sending, pair, &time, extensions, next.clone())
                 .await?;
-            let Some(errcode) = self.rejection(&first, &tenant, replay.url(), extensions) else {
+            let rejection = self.rejection(&first, &sender.tenant, replay.url(), extensions);
+            let Some(errcode) = rejection else {
                 return Ok(first.into_response(replay.into_url()));
             };
-            let app = (tenant, token);
+            let sender = (sender, token);
             let first = (first, errcode);
-            Box::pin(self.refresh_and_send_again(first, replay, app, time, extensions, next))
+            Box::pin(self.refresh_and_send_again(first, replay, sender, time, extensions, next))
         };
         second.await
     }
@@ -252,14 +256,15 @@ impl AccessTokenMiddleware {
         &self,
         (first, errcode): (Reply, i64),
         replay: Replay,
-        (tenant, rejected): (Cow<'_, Tenant>, AccessToken),
+        (sender, rejected): (Sender<'_>, AccessToken),
         time: TimeLeft,
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
         let url = replay.url().clone();
         let path = RejectionScope::joined(url.path(), extensions);
-        let refresh = self.manager.refresh_rejected_on(&tenant, &rejected, &path);
+        let tenant = &*sender.tenant;
+        let refresh = self.manager.refresh_rejected_on(tenant, &rejected, &path);
         let token = match time.bounds(refresh).await {
             Err(error) if error.kind() == ErrorKind::HeldBack => {
                 return Ok(first.into_response(url));
@@ -274,14 +279,12 @@ impl AccessTokenMiddleware {
         first.drain().await;
 
         tracing::debug!(target: crate::TARGET, event = "request_sent_again", %key, path, errcode, "the API rejected the token, sending the request with a new one");
-        let second = self
-            .send((Box::new(request), &url), &token, &time, extensions, next)
-            .await?;
-        let is_rejected = self.rejection(&second, &tenant, &url, extensions).is_some();
-        if is_rejected {
-            self.manager.rejected_again(&tenant, &token, path);
+        let (sending, pair) = ((Box::new(request), &url), sender.pair(&token));
+        let second = self.send(sending, pair, &time, extensions, next).await?;
+        if self.rejection(&second, tenant, &url, extensions).is_some() {
+            self.manager.rejected_again(tenant, &token, path);
         } else if second.is_answer() {
-            self.manager.healed(&tenant, &token, path);
+            self.manager.healed(tenant, &token, path);
         }
         Ok(second.into_response(url))
     }
@@ -290,17 +293,17 @@ impl AccessTokenMiddleware {
     fn send<'a>(
         &'a self,
         (mut request, url): (Box<Request>, &'a Url),
-        token: &'a AccessToken,
+        pair: Pair<'a>,
         time: &TimeLeft,
         extensions: &'a mut Extensions,
         next: Next<'a>,
     ) -> impl Future<Output = reqwest_middleware::Result<Reply>> + Send + 'a {
-        scope::put_on(request.url_mut(), token);
+        pair.put_on(request.url_mut());
         time.limit(&mut request);
         let sending = next.run(*request, extensions);
         async move {
             let looking = {
-                let reply = self.reply_without_token(sending.await, token, url)?;
+                let reply = self.reply_without_token(sending.await, pair, url)?;
                 if !reply.may_hold_errcode() {
                     return Ok(reply);
                 }
@@ -315,13 +318,13 @@ impl AccessTokenMiddleware {
     fn reply_without_token(
         &self,
         sent: reqwest_middleware::Result<Response>,
-        token: &AccessToken,
+        pair: Pair<'_>,
         url: &Url,
     ) -> reqwest_middleware::Result<Reply> {
-        let mut response = sent.map_err(|error| without_token(error, token, url))?;
+        let mut response = sent.map_err(|error| without_token(error, pair, url))?;
         // `reqwest` leaves the URL here too.
         response.extensions_mut().remove::<RequestUri>();
-        let moved = scope::moved(response.url(), url, token);
+        let moved = pair.moved(response.url(), url);
         let is_of_api = moved.is_none() || self.scope.is_api(response.url());
         Ok(Reply::new(response, moved, is_of_api))
     }
@@ -334,7 +337,7 @@ impl AccessTokenMiddleware {
         url: &Url,
         extensions: &Extensions,
     ) -> Option<i64> {
-        let is_rejection = |errcode: &i64| self.refresh_on.contains(errcode);
+        let is_rejection = |errcode: &i64| self.scope.kind().is_rejected_by(*errcode);
         let rejection = reply.errcode().filter(is_rejection);
         if rejection.is_none() && reply.is_answer() {
             let path = || RejectionScope::joined(url.path(), extensions);
@@ -345,7 +348,9 @@ impl AccessTokenMiddleware {
 
     /// The app that the request is sent as. The default is borrowed, because threads would contend for its reference count.
     fn tenant(&self, request: &Request, extensions: &Extensions) -> Option<Cow<'_, Tenant>> {
-        if let Some(credentials) = extensions.get() {
+        let kind = self.scope.kind().name();
+        let own = extensions.get::<Credentials>();
+        if let Some(credentials) = own.filter(|credentials| credentials.kind() == kind) {
             return Some(Cow::Owned(self.manager.tenant(credentials)));
         }
         if let Some(credentials_for) = &self.credentials_for
@@ -357,6 +362,24 @@ impl AccessTokenMiddleware {
     }
 }
 
+/// Who a request is sent as, and in which query parameter the token goes.
+struct Sender<'a> {
+    tenant: Cow<'a, Tenant>,
+    parameter: &'a str,
+}
+
+impl<'a> Sender<'a> {
+    fn pair<'t>(&self, token: &'t AccessToken) -> Pair<'t>
+    where
+        'a: 't,
+    {
+        Pair {
+            parameter: self.parameter,
+            token,
+        }
+    }
+}
+
 impl Debug for AccessTokenMiddleware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessTokenMiddleware")
@@ -365,7 +388,6 @@ impl Debug for AccessTokenMiddleware {
                 "credentials",
                 &self.default.as_ref().map(Tenant::credentials),
             )
-            .field("refresh_on", &self.refresh_on)
             .field("replay_limit", &self.replay_limit)
             .finish_non_exhaustive()
     }

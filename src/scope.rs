@@ -1,15 +1,15 @@
 //! Which requests get a token, and putting a token on a URL and taking it off.
 
-use std::borrow::Cow;
+use std::fmt::{self, Display};
 
 use form_urlencoded::byte_serialize;
 use http::Extensions;
-use percent_encoding::percent_decode;
 use reqwest::Url;
 use secrecy::zeroize::Zeroizing;
 
+use crate::kind::{decoded, other_kind_for};
 use crate::redact;
-use crate::{AccessToken, Audience};
+use crate::{AccessToken, Audience, TokenKind};
 
 /// Request extension that makes the middleware send the request unchanged, without a token.
 ///
@@ -24,84 +24,77 @@ use crate::{AccessToken, Audience};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoAccessToken;
 
-/// The paths below `/cgi-bin/` that take another credential.
-const OTHER_CREDENTIALS: [&str; 5] = [
-    "gettoken",
-    "wedoc/smartsheet/webhook",
-    "hardware/get_device_feature",
-    "idconvert/upgrade_chatid_for_new_corp",
-    "aibot/response",
-];
-
-/// The paths below `/cgi-bin/` of which all that is below takes another credential.
-const OTHER_CREDENTIALS_BELOW: [&str; 7] = [
-    "service/",
-    "webhook/",
-    "license/",
-    "paytool/",
-    "advanced_api/",
-    "openhw/",
-    "aibot/cli/",
-];
-
-/// Which requests get a token: those to the API that the source's tokens are for.
+/// Which requests get a token: those to the API that the source's tokens are for, on the paths that take this kind.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
     base_url: Url,
-    api_path: String,
+    kind: TokenKind,
 }
 
 impl Scope {
     pub(crate) fn of(audience: &Audience) -> Self {
-        let base_url = audience.base_url().clone();
         Self {
-            api_path: format!("{}cgi-bin/", base_url.path()),
-            base_url,
+            base_url: audience.base_url().clone(),
+            kind: audience.kind().clone(),
         }
     }
 
-    /// Whether a request to this URL gets a token. Emits an event that says why not.
-    pub(crate) fn takes_token(&self, url: &Url, extensions: &Extensions) -> bool {
+    pub(crate) fn kind(&self) -> &TokenKind {
+        &self.kind
+    }
+
+    /// The query parameter for the token, if a request to this URL gets one. Otherwise emits an event that says why not.
+    pub(crate) fn parameter(&self, url: &Url, extensions: &Extensions) -> Option<&str> {
         let is_at_home = self.is_at_home(url);
         if !is_at_home && !self.is_at_home_but_for_scheme(url) {
             // A path on another host may be a secret.
             let host = url.host_str();
             tracing::trace!(target: crate::TARGET, event = "request_elsewhere", host, "the request gets no token: it is not below the base URL");
-            return false;
+            return None;
         }
         let path = url.path();
-        match self.reason_for_no_token(url, extensions) {
-            Some(reason) => {
-                tracing::debug!(target: crate::TARGET, event = "request_unchanged", path, reason, "the request gets no token");
-                false
-            }
-            None if is_at_home => true,
-            None => {
+        match self.parameter_at_home(url, extensions) {
+            Ok(parameter) if is_at_home => Some(parameter),
+            Ok(_) => {
                 tracing::warn!(target: crate::TARGET, event = "scheme_is_http", path, "the request gets no token: its scheme must be https, as in the base URL");
-                false
+                None
+            }
+            Err(reason) => {
+                tracing::debug!(target: crate::TARGET, event = "request_unchanged", path, %reason, "the request gets no token");
+                None
             }
         }
     }
 
-    fn reason_for_no_token(&self, url: &Url, extensions: &Extensions) -> Option<&'static str> {
-        let path = url.path().strip_prefix(&*self.api_path);
-        match path.map(|path| decoded(path.as_bytes())) {
-            None => Some("the path is not below the API's"),
-            _ if extensions.get::<NoAccessToken>().is_some() => {
-                Some("the request has `NoAccessToken`")
-            }
-            Some(path) if takes_other_credential(&path) => {
-                Some("the path takes another credential")
-            }
-            _ if may_lead_elsewhere(url.path()) => Some("the path has an encoded dot segment"),
-            _ if has_credential(url) => Some("the query has a credential"),
-            Some(_) => None,
+    fn parameter_at_home<'s: 'u, 'u>(
+        &'s self,
+        url: &'u Url,
+        extensions: &Extensions,
+    ) -> Result<&'s str, Unchanged<'u>> {
+        let path = self.below_base(url).ok_or(Unchanged::NotBelowBase)?;
+        if extensions.get::<NoAccessToken>().is_some() {
+            return Err(Unchanged::AskedFor);
+        }
+        let parameter = self.kind.parameter_on(path);
+        let parameter = parameter.ok_or(Unchanged::Path(path, &self.kind))?;
+        if may_lead_elsewhere(url.path()) {
+            Err(Unchanged::DotSegment)
+        } else if has_credential(url, parameter) {
+            Err(Unchanged::HasCredential)
+        } else {
+            Ok(parameter)
         }
     }
 
     /// Whether an answer from this URL is the API's own.
     pub(crate) fn is_api(&self, url: &Url) -> bool {
-        self.is_at_home(url) && url.path().starts_with(&self.api_path)
+        let takes_token = |path| self.kind.parameter_on(path).is_some();
+        self.is_at_home(url) && self.below_base(url).is_some_and(takes_token)
+    }
+
+    /// The path relative to the base URL.
+    fn below_base<'a>(&self, url: &'a Url) -> Option<&'a str> {
+        url.path().strip_prefix(self.base_url.path())
     }
 
     /// Whether this is the API over `http`, though the base URL says `https`.
@@ -121,99 +114,133 @@ impl Scope {
     }
 }
 
-fn takes_other_credential(path: &[u8]) -> bool {
-    let is_other = |other: &&str| path == other.as_bytes();
-    let is_below = |other: &&str| path.starts_with(other.as_bytes());
-    OTHER_CREDENTIALS.iter().any(is_other) || OTHER_CREDENTIALS_BELOW.iter().any(is_below)
+/// Why a request to the API's host gets no token.
+enum Unchanged<'a> {
+    NotBelowBase,
+    AskedFor,
+    Path(&'a str, &'a TokenKind),
+    DotSegment,
+    HasCredential,
+}
+
+impl Display for Unchanged<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBelowBase => f.write_str("the path is not below that of the base URL"),
+            Self::AskedFor => f.write_str("the request has `NoAccessToken`"),
+            Self::Path(path, kind) => match other_kind_for(path, kind) {
+                Some(other) => write!(
+                    f,
+                    "the path takes the kind of token `{}`, not `{}`",
+                    other.name(),
+                    kind.name()
+                ),
+                None => write!(
+                    f,
+                    "the path is not one that takes the kind of token `{}`",
+                    kind.name()
+                ),
+            },
+            Self::DotSegment => f.write_str("the path has an encoded dot segment"),
+            Self::HasCredential => f.write_str("the query has a credential"),
+        }
+    }
 }
 
 /// Whether a server that decodes the path before it resolves dot segments would see another path. [`Url`] has already resolved those
 /// between plain slashes, even if the dots were encoded.
 fn may_lead_elsewhere(path: &str) -> bool {
-    let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
     path.contains('%')
-        && decoded(path.as_bytes())
-            .split(is_slash)
-            .any(|segment| segment == b"..")
+        && decoded(path)
+            .split(['/', '\\'])
+            .any(|segment| segment == "..")
 }
 
-fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
-    if text.contains(&b'%') {
-        percent_decode(text).collect()
-    } else {
-        text.into()
-    }
-}
-
-fn has_credential(url: &Url) -> bool {
-    let query = url.query().unwrap_or_default().as_bytes();
-    let mut pairs = query.split(|&byte| byte == b'&');
+/// Whether the query has one of the credentials of WeCom, or already this parameter.
+fn has_credential(url: &Url, parameter: &str) -> bool {
+    let mut pairs = url.query().unwrap_or_default().split('&');
     pairs.any(|pair| {
-        let name = pair.split(|&byte| byte == b'=').next();
-        let name = decoded(name.unwrap_or_default());
-        let end = &name[name.len().saturating_sub(NAME.len())..];
-        end.eq_ignore_ascii_case(NAME.as_bytes())
-            || name.eq_ignore_ascii_case(b"key")
-            || name.eq_ignore_ascii_case(b"response_code")
+        let name = decoded(pair.split('=').next().unwrap_or_default());
+        let bytes = name.as_bytes();
+        let end = &bytes[bytes.len().saturating_sub(ACCESS_TOKEN.len())..];
+        end.eq_ignore_ascii_case(ACCESS_TOKEN)
+            || [parameter, "key", "response_code"]
+                .iter()
+                .any(|other| name.eq_ignore_ascii_case(other))
     })
 }
 
-const NAME: &str = "access_token";
+/// How the names end that tokens of WeCom have in a query.
+const ACCESS_TOKEN: &[u8] = b"access_token";
 
-/// Puts the token at the end of the query. The rest of the URL stays byte for byte as it was.
-pub(crate) fn put_on(url: &mut Url, token: &AccessToken) {
-    url.query_pairs_mut()
-        .append_pair(NAME, token.expose_secret());
+/// A token as part of a query.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair<'a> {
+    pub(crate) parameter: &'a str,
+    pub(crate) token: &'a AccessToken,
 }
 
-/// The URL that the answer came from, without the token, if a redirect led to another one.
-pub(crate) fn moved(came_from: &Url, sent_to: &Url, token: &AccessToken) -> Option<Url> {
-    let mark = match sent_to.query() {
-        None => "?",
-        Some("") => "",
-        Some(_) => "&",
-    };
-    let added = came_from.as_str().strip_prefix(sent_to.as_str());
-    let value = added.and_then(|added| {
-        let pair = added.strip_prefix(mark)?;
-        pair.strip_prefix(NAME)?.strip_prefix('=')
-    });
-    // WeCom's tokens need no percent-encoding. A token that does is handled below.
-    if value == Some(token.expose_secret()) {
-        return None;
+impl Pair<'_> {
+    /// Puts the token at the end of the query. The rest of the URL stays byte for byte as it was.
+    pub(crate) fn put_on(self, url: &mut Url) {
+        url.query_pairs_mut()
+            .append_pair(self.parameter, self.token.expose_secret());
     }
-    let mut url = came_from.clone();
-    take_off(&mut url, token, sent_to);
-    Some(url)
-}
 
-/// The name and the value as a query has them.
-fn pair(token: &AccessToken) -> Zeroizing<String> {
-    let value = token.expose_secret().as_bytes();
-    // As large as it may become, since a string that grows leaves a copy behind.
-    let longest = NAME.len() + 1 + 3 * value.len();
-    let mut pair = Zeroizing::new(String::with_capacity(longest));
-    pair.extend([NAME, "="].into_iter().chain(byte_serialize(value)));
-    pair
-}
-
-/// Removes the token from the URL. If this is not the URL that was asked for, a redirect may have moved or encoded the token, so that copy
-/// is removed too.
-pub(crate) fn take_off(url: &mut Url, token: &AccessToken, asked: &Url) {
-    let pair = pair(token);
-    if url.query() == Some(&**pair) {
-        url.set_query(asked.query().filter(|query| query.is_empty()));
-    } else if let Some(rest) = url
-        .query()
-        .and_then(|query| query.strip_suffix(&**pair)?.strip_suffix('&'))
-    {
-        let rest = rest.to_owned();
-        url.set_query(Some(&rest));
+    /// The URL that the answer came from, without the token, if a redirect led to another one.
+    pub(crate) fn moved(self, came_from: &Url, sent_to: &Url) -> Option<Url> {
+        let mark = match sent_to.query() {
+            None => "?",
+            Some("") => "",
+            Some(_) => "&",
+        };
+        let added = came_from.as_str().strip_prefix(sent_to.as_str());
+        let value = added.and_then(|added| {
+            let pair = added.strip_prefix(mark)?;
+            pair.strip_prefix(self.parameter)?.strip_prefix('=')
+        });
+        // WeCom's tokens need no percent-encoding. A token that does is handled below.
+        if value == Some(self.token.expose_secret()) {
+            return None;
+        }
+        let mut url = came_from.clone();
+        self.take_off(&mut url, sent_to);
+        Some(url)
     }
-    // What was answered has no fragment.
-    let is_as_asked = url == asked || asked.as_str().split('#').next() == Some(url.as_str());
-    if !is_as_asked {
-        redact::take_out(url, token.expose_secret());
+
+    /// Removes the token from the URL. If this is not the URL that was asked for, a redirect may have moved or encoded the token, so that
+    /// copy is removed too.
+    pub(crate) fn take_off(self, url: &mut Url, asked: &Url) {
+        let pair = self.encoded();
+        if url.query() == Some(&**pair) {
+            url.set_query(asked.query().filter(|query| query.is_empty()));
+        } else if let Some(rest) = url
+            .query()
+            .and_then(|query| query.strip_suffix(&**pair)?.strip_suffix('&'))
+        {
+            let rest = rest.to_owned();
+            url.set_query(Some(&rest));
+        }
+        // What was answered has no fragment.
+        let is_as_asked = url == asked || asked.as_str().split('#').next() == Some(url.as_str());
+        if !is_as_asked {
+            redact::take_out(url, self.token.expose_secret());
+        }
+    }
+
+    /// The parameter and the value as a query has them.
+    fn encoded(self) -> Zeroizing<String> {
+        let (name, value) = (
+            self.parameter.as_bytes(),
+            self.token.expose_secret().as_bytes(),
+        );
+        // As large as it may become, since a string that grows leaves a copy behind.
+        let longest = 3 * name.len() + 1 + 3 * value.len();
+        let mut pair = Zeroizing::new(String::with_capacity(longest));
+        pair.extend(byte_serialize(name));
+        pair.push('=');
+        pair.extend(byte_serialize(value));
+        pair
     }
 }
 
@@ -232,6 +259,15 @@ mod tests {
 
     fn url(text: &str) -> Url {
         Url::parse(text).unwrap()
+    }
+
+    fn pair(token: &AccessToken) -> Pair<'_> {
+        let parameter = "access_token";
+        Pair { parameter, token }
+    }
+
+    fn takes_token(scope: &Scope, url: &Url) -> bool {
+        scope.parameter(url, &Extensions::new()).is_some()
     }
 
     #[test]
@@ -256,9 +292,9 @@ mod tests {
         ] {
             let before = url(before);
             let mut now = before.clone();
-            put_on(&mut now, &token);
+            pair(&token).put_on(&mut now);
             assert_eq!(now.as_str(), with);
-            take_off(&mut now, &token, &before);
+            pair(&token).take_off(&mut now, &before);
             assert_eq!(now, before);
         }
     }
@@ -267,7 +303,7 @@ mod tests {
     fn a_token_of_any_characters_arrives_as_it_is() {
         let value = "&=#+% \n/?é'\"";
         let mut url = url("https://h/p?x=1");
-        put_on(&mut url, &token(value));
+        pair(&token(value)).put_on(&mut url);
         let pairs: Vec<_> = url.query_pairs().into_owned().collect();
         assert_eq!(pairs[0], ("x".into(), "1".into()));
         assert_eq!(pairs[1], ("access_token".into(), value.into()));
@@ -279,8 +315,8 @@ mod tests {
         let token = token("a");
         let asked = url("https://h/cgi-bin/agent/get?a=1#a");
         let mut now = asked.clone();
-        put_on(&mut now, &token);
-        take_off(&mut now, &token, &asked);
+        pair(&token).put_on(&mut now);
+        pair(&token).take_off(&mut now, &asked);
         assert_eq!(now, asked);
     }
 
@@ -309,7 +345,7 @@ mod tests {
             ("https://h/TOKEN/p?a=1", "https://h/?a=1"),
         ] {
             let mut with = url(with);
-            take_off(&mut with, &token, &url("https://h/p?a=1"));
+            pair(&token).take_off(&mut with, &url("https://h/p?a=1"));
             assert_eq!(with, url(without));
         }
     }
@@ -318,7 +354,7 @@ mod tests {
     fn only_the_api_at_the_base_url_is_ours() {
         let public = Scope::of(&Audience::default());
         let gateway = Scope::of(&Audience::new(url("http://gw.example:7443/a/b")));
-        let ours = |scope: &Scope, text: &str| scope.takes_token(&url(text), &Extensions::new());
+        let ours = |scope: &Scope, text: &str| takes_token(scope, &url(text));
         for text in [
             "https://qyapi.weixin.qq.com/cgi-bin/user/get?userid=a",
             "https://QYAPI.weixin.qq.com:443/cgi-bin/message/send",
@@ -368,7 +404,11 @@ mod tests {
         let mut extensions = Extensions::new();
         extensions.insert(NoAccessToken);
         let url = url("https://qyapi.weixin.qq.com/cgi-bin/user/get");
-        assert!(!Scope::of(&Audience::default()).takes_token(&url, &extensions));
+        assert!(
+            Scope::of(&Audience::default())
+                .parameter(&url, &extensions)
+                .is_none()
+        );
     }
 
     #[test]
@@ -439,18 +479,52 @@ mod tests {
                 true,
             ),
         ] {
-            let ours =
-                Url::parse(text).is_ok_and(|url| public.takes_token(&url, &Extensions::new()));
+            let ours = Url::parse(text).is_ok_and(|url| takes_token(&public, &url));
             assert_eq!(ours, expected, "{text}");
         }
         let v6 = Scope::of(&Audience::new(url("https://[::1]:7443/")));
-        let ours = |text: &str| v6.takes_token(&url(text), &Extensions::new());
+        let ours = |text: &str| takes_token(&v6, &url(text));
         assert!(ours("https://[0:0::1]:7443/cgi-bin/x"));
         assert!(!ours("https://[::2]:7443/cgi-bin/x"));
         assert!(!ours("https://[::1]/cgi-bin/x"));
     }
 
+    #[test]
+    fn what_a_kind_says_of_a_path_holds_below_the_base_url_alone() {
+        let kind = TokenKind::new("k").takes("t", ["a/"]).except(["a/no"]);
+        let audience = Audience::new(url("https://h/base"));
+        let scope = Scope::of(&audience.with_kind(kind));
+        let parameter = |text| scope.parameter(&url(text), &Extensions::new());
+        assert_eq!(parameter("https://h/base/a/x"), Some("t"));
+        for text in [
+            "https://h/base/a/no",
+            "https://h/base/b",
+            "https://h/a/x",
+            "https://h/base/a/x?t=mine",
+            "https://h/base/a/x?%54=mine",
+            "https://h/base/a/..%2fx",
+            "https://h/base%2Fa/x",
+        ] {
+            assert_eq!(parameter(text), None, "{text}");
+        }
+        assert!(scope.is_api(&url("https://h/base/a/x?t=token")));
+        assert!(!scope.is_api(&url("https://h/base/b")));
+    }
+
     proptest! {
+        #[test]
+        fn a_token_comes_off_under_any_name(name in "[ -~é]{1,8}", value in "[ -~é]{1,12}", query in "(\\?[ -~é]{0,8})?") {
+            let before = url(&format!("https://h/p{}", query.replace('#', "")));
+            let token = token(&value);
+            let pair = Pair { parameter: &name, token: &token };
+            let mut now = before.clone();
+            pair.put_on(&mut now);
+            let last = now.query_pairs().last();
+            prop_assert_eq!(last, Some((name.as_str().into(), value.as_str().into())));
+            pair.take_off(&mut now, &before);
+            prop_assert_eq!(now.as_str(), before.as_str());
+        }
+
         #[test]
         fn taking_a_token_off_gives_the_callers_url_back(
             path in "[ -~é张]{0,12}", query in "(\\?[ -~é张]{0,16})?", fragment in "(#[ -~é]{0,6})?",
@@ -460,10 +534,10 @@ mod tests {
             let before = url(&text);
             let token = token(&value);
             let mut now = before.clone();
-            put_on(&mut now, &token);
+            pair(&token).put_on(&mut now);
             let last = now.query_pairs().last();
             prop_assert_eq!(last, Some(("access_token".into(), value.into())));
-            take_off(&mut now, &token, &before);
+            pair(&token).take_off(&mut now, &before);
             prop_assert_eq!(now.as_str(), before.as_str());
         }
 
@@ -476,7 +550,7 @@ mod tests {
         ) {
             let text = format!("{scheme}://{user}{host}{port}/{path}{query}");
             if let Ok(url) = Url::parse(&text)
-                && Scope::of(&Audience::default()).takes_token(&url, &Extensions::new())
+                && takes_token(&Scope::of(&Audience::default()), &url)
             {
                 prop_assert_eq!(url.origin().ascii_serialization(), "https://qyapi.weixin.qq.com");
                 prop_assert!(url.path().starts_with("/cgi-bin/"), "{}", text);

@@ -72,7 +72,8 @@ pub trait TokenSource: Send + Sync + 'static {
     /// down.
     async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error>;
 
-    /// The API that the tokens of this source are for. Only requests to it get a token. Default: `https://qyapi.weixin.qq.com/`.
+    /// The API and the kind of token that this source is for. Only requests to the API get a token, on the paths that take this kind. Default:
+    /// `https://qyapi.weixin.qq.com/` and the access token.
     ///
     /// The manager calls this once, when it is built.
     fn audience(&self) -> Audience {

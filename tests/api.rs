@@ -11,7 +11,7 @@ use reqwest_middleware::Middleware;
 use reqwest_wecom::{
     AccessToken, AccessTokenMiddleware, AccessTokenMiddlewareBuilder, Audience, BoxError,
     Credentials, Error, ErrorKind, FetchRequest, FetchedToken, GetToken, Kept, MokaStore,
-    NoAccessToken, RejectionScope, SharedDatabase, StoreOnly, TokenKey, TokenManager,
+    NoAccessToken, RejectionScope, SharedDatabase, StoreOnly, TokenKey, TokenKind, TokenManager,
     TokenManagerBuilder, TokenSource, TokenStore, async_trait,
 };
 
@@ -39,6 +39,7 @@ fn everything_can_be_shared_between_threads_and_shown() {
     shared::<RejectionScope>();
     shared::<StoreOnly>();
     shared::<TokenKey>();
+    shared::<TokenKind>();
     shared::<TokenManager>();
     shared::<TokenManagerBuilder>();
     #[cfg(feature = "redis")]
@@ -66,6 +67,7 @@ fn handles_and_values_can_be_cloned() {
     cloned::<RejectionScope>();
     cloned::<StoreOnly>();
     cloned::<TokenKey>();
+    cloned::<TokenKind>();
     cloned::<TokenManager>();
     #[cfg(feature = "redis")]
     cloned::<reqwest_wecom::RedisStore>();

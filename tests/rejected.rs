@@ -12,9 +12,9 @@ mod support;
 use reqwest::header::HeaderMap;
 use reqwest::{Response, Version};
 use reqwest_middleware::ClientWithMiddleware;
-use reqwest_wecom::{AccessTokenMiddleware, Error};
+use reqwest_wecom::Error;
 use serde_json::{Value, json};
-use support::{Answer, Qyapi, Received, SECRET, app, with_tokens};
+use support::{Answer, Qyapi, Received, SECRET};
 
 /// Calls `path` with this client, and gives the answer and what the API received for it.
 async fn call(
@@ -242,25 +242,6 @@ async fn an_answer_of_another_host_is_no_rejection() {
     assert_eq!((calls.len(), qyapi.gettoken_count()), (1, 0));
     assert_eq!(answer.headers()["error-code"], "40014");
     assert_eq!(answer.url().as_str(), moved);
-}
-
-#[tokio::test]
-async fn the_errcodes_to_refresh_on_can_be_chosen() {
-    let qyapi = Qyapi::start().await;
-    let middleware = AccessTokenMiddleware::builder(qyapi.manager())
-        .credentials(app())
-        .refresh_on([42009, -7]);
-    let client = with_tokens(qyapi.client(), middleware.build());
-    qyapi.warm(&client).await;
-    for errcode in [40014, 42001] {
-        assert_no_rejection(&qyapi, &client, Answer::errcode(errcode)).await;
-    }
-    for errcode in [42009, -7] {
-        let old = qyapi.current_token(SECRET).unwrap();
-        qyapi.script("user/get", Answer::errcode(errcode));
-        let (_, calls) = call(&qyapi, &client, "user/get").await;
-        assert_replayed(&qyapi, &calls, &old);
-    }
 }
 
 #[tokio::test]

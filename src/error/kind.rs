@@ -6,7 +6,8 @@ use std::time::Duration;
 pub enum ErrorKind {
     /// Neither the request nor the middleware has credentials.
     NoCredentials,
-    /// The id, the secret or the app of the credentials is empty. No call was made.
+    /// The id, the secret or the app of the credentials is empty, or the credentials are for another kind of token than the source's. No call
+    /// was made.
     InvalidCredentials,
     /// The source needs a secret, and the credentials have none.
     NoSecret,
@@ -41,6 +42,10 @@ pub(super) enum Reason {
     #[error("the {empty} of the credentials is empty: check where it is read from")]
     InvalidCredentials { empty: &'static str },
     #[error(
+        "the credentials are for the kind of token `{credentials}`, but the source is for `{wanted}`: use the source of their kind, or create them with `Credentials::of_kind`"
+    )]
+    OtherKind { credentials: String, wanted: String },
+    #[error(
         "the source needs a secret, and the credentials of {id} have none: create them with `Credentials::new`"
     )]
     NoSecret { id: String },
@@ -70,7 +75,9 @@ impl Reason {
     pub(super) fn kind(&self) -> ErrorKind {
         match self {
             Self::NoCredentials => ErrorKind::NoCredentials,
-            Self::InvalidCredentials { .. } => ErrorKind::InvalidCredentials,
+            Self::InvalidCredentials { .. } | Self::OtherKind { .. } => {
+                ErrorKind::InvalidCredentials
+            }
             Self::NoSecret { .. } => ErrorKind::NoSecret,
             Self::Api { .. } => ErrorKind::Api,
             Self::Transient => ErrorKind::Transient,

@@ -70,7 +70,7 @@ impl Refresh {
         permit: Result<(), Error>,
         rejected: Option<AccessToken>,
     ) -> Result<Launch, Error> {
-        credentials.check()?;
+        credentials.check(shared.slots.audience().kind())?;
         let runtime = Handle::try_current().map_err(|_outside| Error::no_runtime())?;
         let may_fetch = permit.is_ok() && trigger != Trigger::Stale;
         let wait = state.put.as_ref().map_or(Duration::ZERO, PutUnderWay::left);

@@ -80,7 +80,7 @@ impl TokenManager {
         now: Moment,
         held_back: &mut Option<HeldBack>,
     ) -> Step {
-        if let Err(invalid) = tenant.credentials.check() {
+        if let Err(invalid) = tenant.credentials.check(self.audience().kind()) {
             return Step::Fail(invalid);
         }
         if let Some(token) = state.better_than(rejected, now.wall).cloned() {

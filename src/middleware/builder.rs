@@ -8,7 +8,6 @@ use super::AccessTokenMiddleware;
 use crate::scope::Scope;
 use crate::{Credentials, TokenManager};
 
-const REFRESH_ON: [i64; 2] = [40014, 42001];
 const REPLAY_LIMIT: usize = 32 * 1024 * 1024;
 
 /// Builds an [`AccessTokenMiddleware`]: see [`AccessTokenMiddleware::builder`].
@@ -26,7 +25,6 @@ impl AccessTokenMiddlewareBuilder {
                 manager,
                 credentials_for: None,
                 default: None,
-                refresh_on: REFRESH_ON.into(),
                 replay_limit: REPLAY_LIMIT,
             },
         }
@@ -34,7 +32,9 @@ impl AccessTokenMiddlewareBuilder {
 
     /// The default app, for requests that don't name another one. Default: none.
     ///
-    /// A request without any credentials fails with [`NoCredentials`](crate::ErrorKind::NoCredentials).
+    /// A request without any credentials fails with [`NoCredentials`](crate::ErrorKind::NoCredentials). If the default is for another kind of
+    /// token than the manager's, requests without credentials of their own fail with
+    /// [`InvalidCredentials`](crate::ErrorKind::InvalidCredentials).
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.middleware.default = Some(self.middleware.manager.tenant(&credentials));
         self
@@ -42,7 +42,7 @@ impl AccessTokenMiddlewareBuilder {
 
     /// A function that chooses the app from the request and its extensions. Default: none.
     ///
-    /// The middleware calls it for each request that gets a token and has no [`Credentials`] extension. If it returns `None`, the middleware
+    /// The middleware calls it for each request that gets a token and has no [`Credentials`] extension for its kind of token. If it returns `None`, the middleware
     /// uses the [default](Self::credentials) app. Return clones of stored credentials, because creating credentials hashes the secret.
     ///
     /// ```
@@ -66,14 +66,6 @@ impl AccessTokenMiddlewareBuilder {
         choose: impl Fn(&Request, &Extensions) -> Option<Credentials> + Send + Sync + 'static,
     ) -> Self {
         self.middleware.credentials_for = Some(CredentialsFor(Arc::new(choose)));
-        self
-    }
-
-    /// The errcodes that mean that the API rejected the token. Default: 40014 and 42001. Your list replaces the default.
-    ///
-    /// List only codes that the API returns before a call has any effect, because the middleware sends the request again.
-    pub fn refresh_on(mut self, errcodes: impl IntoIterator<Item = i64>) -> Self {
-        self.middleware.refresh_on = errcodes.into_iter().collect();
         self
     }
 

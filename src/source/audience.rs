@@ -1,15 +1,20 @@
 use reqwest::Url;
 
+use crate::TokenKind;
+
 const QYAPI: &str = "https://qyapi.weixin.qq.com/";
 
-/// What a source's tokens are for: the API below one base URL. Default: `https://qyapi.weixin.qq.com/`.
+/// What a source's tokens are for: the API below one base URL, and there the paths that take one kind of token. Default:
+/// `https://qyapi.weixin.qq.com/` and the access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audience {
     base_url: Url,
+    kind: TokenKind,
 }
 
 impl Audience {
-    /// Creates an audience from its base URL: scheme, host, port, and the path before `/cgi-bin/`, with or without a trailing slash.
+    /// Creates an audience for access tokens from its base URL: scheme, host, port, and the path before `/cgi-bin/`, with or without a
+    /// trailing slash.
     ///
     /// The query, the fragment, the user name and the password are removed. Requests to `http://` get a token only if the base URL starts
     /// with `http://`.
@@ -32,12 +37,37 @@ impl Audience {
             let path = format!("{}/", base_url.path());
             base_url.set_path(&path);
         }
-        Self { base_url }
+        Self {
+            base_url,
+            kind: TokenKind::access_token(),
+        }
+    }
+
+    /// Sets another kind of token. Default: [`TokenKind::access_token`].
+    ///
+    /// ```
+    /// # use reqwest_wecom::{Audience, TokenKind};
+    /// let suites = Audience::default().with_kind(TokenKind::suite_access_token());
+    /// ```
+    #[must_use]
+    pub fn with_kind(mut self, kind: TokenKind) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// The base URL, which ends in a slash.
     pub fn base_url(&self) -> &Url {
         &self.base_url
+    }
+
+    /// The kind of token.
+    pub fn kind(&self) -> &TokenKind {
+        &self.kind
+    }
+
+    /// Whether this is the public API of WeCom.
+    pub(crate) fn is_public(&self) -> bool {
+        self.base_url.as_str() == QYAPI
     }
 }
 

@@ -41,7 +41,7 @@ pub use self::{
     client::{app, chain, is_kind, key, other_app, token, with_tokens},
     gate::Gate,
     issuer::{CORP, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, Repeat, SECRET},
-    offline::{URL, offline, offline_plain},
+    offline::{URL, offline, offline_plain, offline_with},
     received::Received,
 };
 use self::{

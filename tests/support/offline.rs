@@ -33,22 +33,30 @@ where
 {
     let manager = TokenManager::builder(Numbered(AtomicUsize::new(0))).build();
     let middleware = AccessTokenMiddleware::builder(manager).credentials(app());
-    ClientBuilder::new(NETWORK.clone())
-        .with(middleware.build())
-        .with(LastLayer::new(answer))
-        .build()
+    offline_with([middleware.build()], answer)
 }
 
-/// The same without the middleware.
+/// The same without a middleware.
 pub fn offline_plain<A>(
     answer: impl Fn(usize, Request) -> A + Send + Sync + 'static,
 ) -> ClientWithMiddleware
 where
     A: Future<Output = http::Response<Body>> + Send + 'static,
 {
-    ClientBuilder::new(NETWORK.clone())
-        .with(LastLayer::new(answer))
-        .build()
+    offline_with([], answer)
+}
+
+/// The same with these middlewares.
+pub fn offline_with<A>(
+    middlewares: impl IntoIterator<Item = AccessTokenMiddleware>,
+    answer: impl Fn(usize, Request) -> A + Send + Sync + 'static,
+) -> ClientWithMiddleware
+where
+    A: Future<Output = http::Response<Body>> + Send + 'static,
+{
+    let client = ClientBuilder::new(NETWORK.clone());
+    let client = middlewares.into_iter().fold(client, ClientBuilder::with);
+    client.with(LastLayer::new(answer)).build()
 }
 
 /// A source of numbered tokens.
