@@ -28,7 +28,7 @@ const IN_DEPLOYMENT: &AsciiSet = &IN_PART.remove(b':').remove(b'/').remove(b'[')
 /// | `{kind}` | the [name](crate::TokenKind::name) of the kind of token, such as `access_token` |
 /// | `{host}` | the host of the base URL, with `:{port}`, unless it is `https` on port 443 |
 /// | `{path}` | the path of the base URL, without the slash at its end |
-/// | `{id}` | the corp id |
+/// | `{id}` | the id of the credentials: the corp id, for access tokens |
 /// | `{app}` | the first 32 hex digits of the SHA-256 of the app's secret, or the name given to [`Credentials::without_secret`] |
 ///
 /// In each part, all characters except `A-Za-z0-9._~-` are percent-encoded. Host and path also keep `:`, `/`, `[` and `]`. To take a key

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 
 use self::paths::Paths;
 pub(crate) use self::wecom::other_kind_for;
@@ -44,9 +44,9 @@ const REJECTED_BY: [i64; 2] = [40014, 42001];
 ///
 /// # Several kinds in one client
 ///
-/// Add one middleware for each kind to the client, in any order. Each path takes one kind, so each request gets one token at most. To two
-/// suites, which take the same paths, belong two clients, or one middleware and the [`Credentials`](crate::Credentials) of the suite on the
-/// request.
+/// Add one middleware for each kind to the client, in any order. Each path of WeCom takes one kind, so each request gets one token at most.
+/// Kinds that you create for one base URL must not share paths. For two suites, use one middleware, and choose the suite of each request by its
+/// [`Credentials`](crate::Credentials).
 ///
 /// Cloning is cheap. Two kinds are equal if all parts are.
 #[derive(Clone, PartialEq, Eq)]
@@ -118,8 +118,8 @@ impl TokenKind {
     /// The query parameter for the token on this path, relative to the base URL. `None` if the path does not take the token.
     pub(crate) fn parameter_on(&self, path: &str) -> Option<&str> {
         let mut takes = self.0.takes.iter();
-        let (parameter, _) = takes.find(|(_, paths)| paths.have(path))?;
-        let is_excepted = self.0.except.have(&decoded(path));
+        let (parameter, _) = takes.find(|(_, paths)| paths.have(path.as_bytes()))?;
+        let is_excepted = self.0.except.have(&decoded(path.as_bytes()));
         (!is_excepted).then_some(parameter)
     }
 
@@ -146,9 +146,9 @@ impl Debug for TokenKind {
 }
 
 /// The text without percent-encoding.
-pub(crate) fn decoded(text: &str) -> Cow<'_, str> {
-    if text.contains('%') {
-        percent_decode_str(text).decode_utf8_lossy()
+pub(crate) fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
+    if text.contains(&b'%') {
+        percent_decode(text).collect()
     } else {
         text.into()
     }

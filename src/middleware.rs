@@ -46,15 +46,16 @@ use crate::{
 /// the URL stays byte for byte the same. It sends these requests unchanged:
 ///
 /// - requests to any other URL, also to the API over `http` if the base URL says `https`
-/// - requests to paths that take another credential, such as `gettoken`, `service/…`, `webhook/…` and `license/…`
-/// - requests with a credential in the query: `key`, `response_code`, or a name that ends in `access_token`
+/// - requests to paths that don't take the source's [kind of token](crate::TokenKind). Paths that take no access token are `gettoken`,
+///   `service/…`, `webhook/…` and `license/…`, for example
+/// - requests with a credential in the query: `key`, `response_code`, a name that ends in `access_token`, or the parameter for the token
 /// - requests whose path has an encoded `..` segment
 /// - requests with [`NoAccessToken`](crate::NoAccessToken)
 ///
-/// If the API answers errcode 40014 or 42001, the middleware gets another token and sends the request once more. You get the second answer,
-/// whatever it is. You get the first one if the refresh is held back, or if a streamed body is longer than the
-/// [replay limit](AccessTokenMiddlewareBuilder::replay_limit). This is safe for any method, because the API checks the token before it runs
-/// the call.
+/// If the API answers an errcode that [rejects](crate::TokenKind::rejected_by) the token, which are 40014 and 42001 for access tokens, the
+/// middleware gets another token and sends the request once more. You get the second answer, whatever it is. You get the first one if the
+/// refresh is held back, or if a streamed body is longer than the [replay limit](AccessTokenMiddlewareBuilder::replay_limit). This is safe
+/// for any method, because the API checks the token before it runs the call.
 ///
 /// The middleware reads the errcode from the header `Error-Code`. Without that header, it looks into bodies of at most 16 KiB: JSON, text, and
 /// those without a `Content-Type`, but not downloads (`Content-Disposition`).
@@ -114,9 +115,14 @@ use crate::{
 ///
 /// # Which app
 ///
-/// A request is sent as the app of its own [`Credentials`] extension. Without one, the app is what
+/// A request is sent as the app of its own [`Credentials`] extension. Without one for the middleware's kind of token, the app is what
 /// [`credentials_for`](AccessTokenMiddlewareBuilder::credentials_for) returns, or else the
 /// [default](AccessTokenMiddlewareBuilder::credentials).
+///
+/// # Several kinds of token
+///
+/// Add one middleware for each [kind](crate::TokenKind) to one client, in any order. Each serves the paths that take its kind. Requests to
+/// these need only the credentials of that kind, so one [`Credentials`] extension is enough.
 ///
 /// # Errors
 ///

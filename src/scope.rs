@@ -52,15 +52,14 @@ impl Scope {
             tracing::trace!(target: crate::TARGET, event = "request_elsewhere", host, "the request gets no token: it is not below the base URL");
             return None;
         }
-        let path = url.path();
         match self.parameter_at_home(url, extensions) {
             Ok(parameter) if is_at_home => Some(parameter),
             Ok(_) => {
-                tracing::warn!(target: crate::TARGET, event = "scheme_is_http", path, "the request gets no token: its scheme must be https, as in the base URL");
+                tracing::warn!(target: crate::TARGET, event = "scheme_is_http", path = url.path(), "the request gets no token: its scheme must be https, as in the base URL");
                 None
             }
             Err(reason) => {
-                tracing::debug!(target: crate::TARGET, event = "request_unchanged", path, %reason, "the request gets no token");
+                tracing::debug!(target: crate::TARGET, event = "request_unchanged", path = url.path(), %reason, "the request gets no token");
                 None
             }
         }
@@ -77,7 +76,7 @@ impl Scope {
         }
         let parameter = self.kind.parameter_on(path);
         let parameter = parameter.ok_or(Unchanged::Path(path, &self.kind))?;
-        if may_lead_elsewhere(url.path()) {
+        if may_lead_elsewhere(path) {
             Err(Unchanged::DotSegment)
         } else if has_credential(url, parameter) {
             Err(Unchanged::HasCredential)
@@ -150,23 +149,25 @@ impl Display for Unchanged<'_> {
 /// Whether a server that decodes the path before it resolves dot segments would see another path. [`Url`] has already resolved those
 /// between plain slashes, even if the dots were encoded.
 fn may_lead_elsewhere(path: &str) -> bool {
+    let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
     path.contains('%')
-        && decoded(path)
-            .split(['/', '\\'])
-            .any(|segment| segment == "..")
+        && decoded(path.as_bytes())
+            .split(is_slash)
+            .any(|segment| segment == b"..")
 }
 
 /// Whether the query has one of the credentials of WeCom, or already this parameter.
 fn has_credential(url: &Url, parameter: &str) -> bool {
-    let mut pairs = url.query().unwrap_or_default().split('&');
+    let query = url.query().unwrap_or_default().as_bytes();
+    let mut pairs = query.split(|&byte| byte == b'&');
     pairs.any(|pair| {
-        let name = decoded(pair.split('=').next().unwrap_or_default());
-        let bytes = name.as_bytes();
-        let end = &bytes[bytes.len().saturating_sub(ACCESS_TOKEN.len())..];
+        let name = pair.split(|&byte| byte == b'=').next();
+        let name = decoded(name.unwrap_or_default());
+        let end = &name[name.len().saturating_sub(ACCESS_TOKEN.len())..];
         end.eq_ignore_ascii_case(ACCESS_TOKEN)
-            || [parameter, "key", "response_code"]
-                .iter()
-                .any(|other| name.eq_ignore_ascii_case(other))
+            || name.eq_ignore_ascii_case(b"key")
+            || name.eq_ignore_ascii_case(b"response_code")
+            || name.eq_ignore_ascii_case(parameter.as_bytes())
     })
 }
 

@@ -80,8 +80,8 @@ static ACCESS_TOKEN: LazyLock<TokenKind> = LazyLock::new(|| {
     let others = [&SUITE[..], &PROVIDER, &PROVIDER_AS_ACCESS_TOKEN].concat();
     TokenKind::new("access_token")
         .takes("access_token", [API])
-        .except(below_api(&others))
         .except(below_api(&OTHER_CREDENTIALS))
+        .except(below_api(&others))
 });
 
 static SUITE_ACCESS_TOKEN: LazyLock<TokenKind> = LazyLock::new(|| {
