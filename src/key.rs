@@ -115,9 +115,9 @@ mod tests {
     use super::*;
     use crate::TokenKind;
 
-    /// A text that is likely to be confused with another.
-    fn text() -> impl Strategy<Value = String> {
-        "(access_token)?[a:@/h%]{0,3}"
+    /// A text that is likely to be the same as another, or to be confused with it.
+    fn text() -> impl Strategy<Value = &'static str> {
+        proptest::sample::select(&["a", "a@h", "a:a"][..])
     }
 
     fn key(base_url: &str, credentials: &Credentials) -> TokenKey {
@@ -206,8 +206,8 @@ mod tests {
             kinds in [text(), text()], ids in [text(), text()], apps in [text(), text()], public in [any::<bool>(), any::<bool>()],
         ) {
             let name = |n: usize| {
-                let kind = TokenKind::new(&kinds[n]);
-                let credentials = Credentials::without_secret(&ids[n], &apps[n]).of_kind(&kind);
+                let kind = TokenKind::new(kinds[n]);
+                let credentials = Credentials::without_secret(ids[n], apps[n]).of_kind(&kind);
                 let base_url = if public[n] { "https://qyapi.weixin.qq.com/" } else { "https://h/" };
                 key(base_url, &credentials)
             };
