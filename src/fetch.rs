@@ -1,5 +1,6 @@
 //! One fetch of a token: tries, backoff and limits.
 
+mod count;
 mod gate;
 mod limits;
 mod pause;
@@ -13,11 +14,13 @@ use futures_util::FutureExt;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
+use self::count::CountedTry;
 pub(crate) use self::gate::{Gate, Pass};
 pub(crate) use self::limits::Limits;
 pub(crate) use self::pause::{Hearsay, Pauses, pause_after, pause_in_fleet_after};
 use crate::clock::Clock;
 use crate::redact::in_one_line;
+use crate::stats::Counters;
 use crate::token::LONGEST_VALUE;
 use crate::{AccessToken, Error, FetchRequest, TokenKey, TokenSource};
 
@@ -43,6 +46,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) limits: Limits,
     pub(crate) clock: &'a Clock,
     pub(crate) gate: &'a Gate,
+    pub(crate) counters: &'a Counters,
 }
 
 impl<'a> Fetch<'a> {
@@ -153,7 +157,9 @@ impl<'a> Fetch<'a> {
         let key = self.key;
         tracing::debug!(target: crate::TARGET, event = "fetch_started", %key, "fetching a token");
         let began = Instant::now();
+        let counted = CountedTry::begin(self.surroundings.counters);
         let result = self.try_once().await;
+        counted.end(&result);
         let elapsed = began.elapsed();
         match &result {
             Ok(token) => {

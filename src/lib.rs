@@ -19,6 +19,7 @@ mod reply;
 mod resumed;
 mod scope;
 mod source;
+mod stats;
 mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
@@ -36,10 +37,11 @@ pub use crate::credentials::Credentials;
 pub use crate::error::{BoxError, Error, ErrorKind};
 pub use crate::key::TokenKey;
 pub use crate::kind::TokenKind;
-pub use crate::manager::{RejectionScope, TokenManager, TokenManagerBuilder};
+pub use crate::manager::{RejectionScope, TokenManager, TokenManagerBuilder, TokenStatus};
 pub use crate::middleware::{AccessTokenMiddleware, AccessTokenMiddlewareBuilder};
 pub use crate::scope::NoAccessToken;
 pub use crate::source::{Audience, FetchRequest, GetToken, StoreOnly, TokenSource};
+pub use crate::stats::Stats;
 pub use crate::store::{Kept, MokaStore, SharedDatabase, SharedStore, TokenStore};
 #[cfg(feature = "redis")]
 pub use crate::store::{RedisConnection, RedisStore, RedisStoreBuilder};

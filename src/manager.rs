@@ -9,6 +9,7 @@ mod shared;
 mod single_flight;
 mod slot;
 mod slots;
+mod status;
 mod step;
 mod tenant;
 #[cfg(test)]
@@ -27,10 +28,11 @@ use self::guard::{HeldBack, REPORTED};
 use self::refresh::tell_cooldown;
 pub use self::rejection_scope::RejectionScope;
 use self::shared::{Settings, Shared};
+pub use self::status::TokenStatus;
 pub(crate) use self::tenant::{Served, Tenant};
 use self::throttle::LOST;
 use crate::clock::Moment;
-use crate::{AccessToken, Audience, Credentials, Error, TokenKey, TokenSource};
+use crate::{AccessToken, Audience, Credentials, Error, ErrorKind, TokenKey, TokenSource};
 
 /// How many refreshes a caller waits for, if they are lost or return nothing that it can use.
 const MOST_REFRESHES: usize = 4;
@@ -93,6 +95,13 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 /// - **Processes that share a database make one fetch for all**: see [`SharedStore`](crate::SharedStore).
 /// - **Memory for an app is given back** within 10 minutes of its last use, as soon as the manager is used again. An app is kept for longer
 ///   if its token is not in the store, and as long as a cooldown, a budget or a rejected value has to be remembered.
+///
+/// # Operating
+///
+/// [`status`](Self::status) tells what the manager has in memory for one app: whether there is a token, until when it does not fetch and why,
+/// and which paths are held back. It makes no call, so it suits a health check. [`stats`](Self::stats) counts fetches and failures, refreshes,
+/// requests that were sent again, and calls to the store, for all apps together. Nothing is counted for a request whose token is in memory.
+/// Both can be serialized. Alert on [`failed_refused`](crate::Stats::failed_refused) first: such a failure needs a person.
 ///
 /// # Events
 ///
@@ -252,6 +261,19 @@ impl TokenManager {
 
     /// A token other than this one, which the API rejected on this path.
     pub(crate) async fn refresh_rejected_on(
+        &self,
+        tenant: &Tenant,
+        rejected: &AccessToken,
+        path: &str,
+    ) -> Result<AccessToken, Error> {
+        let other = self.other_than(tenant, rejected, path).await;
+        if matches!(&other, Err(error) if error.kind() == ErrorKind::HeldBack) {
+            self.counters().held_back.add_one();
+        }
+        other
+    }
+
+    async fn other_than(
         &self,
         tenant: &Tenant,
         rejected: &AccessToken,

@@ -278,12 +278,15 @@ impl AccessTokenMiddleware {
             token => token?,
         };
         let (key, path) = (tenant.key(), &*path);
+        let counters = self.manager.counters();
         let Some(request) = replay.into_request() else {
+            counters.replays_too_long.add_one();
             tracing::warn!(target: crate::TARGET, event = "request_not_sent_again", %key, path, errcode, "there is a new token, but the body is longer than the replay limit");
             return Ok(first.into_response(url));
         };
         first.drain().await;
 
+        counters.replays.add_one();
         tracing::debug!(target: crate::TARGET, event = "request_sent_again", %key, path, errcode, "the API rejected the token, sending the request with a new one");
         let (sending, pair) = ((Box::new(request), &url), sender.pair(&token));
         let second = self.send(sending, pair, &time, extensions, next).await?;

@@ -248,7 +248,7 @@ pub(crate) fn is_blank(value: &str) -> bool {
     value.chars().all(|c| c.is_whitespace() || c == '\u{feff}')
 }
 
-fn unix_millis(time: SystemTime) -> u64 {
+pub(crate) fn unix_millis(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

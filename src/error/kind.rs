@@ -1,7 +1,11 @@
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// What went wrong: see [`Error::kind`](crate::Error::kind).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// It is serialized as its name, such as `"Api"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// Neither the request nor the middleware has credentials.

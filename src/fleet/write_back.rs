@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::{Failed, Fleet, Task, Timed};
 use crate::clock::Clock;
 use crate::in_hand::InHand;
+use crate::stats::Counters;
 use crate::store::{StoreCalls, StoreHealth};
 use crate::{AccessToken, FetchRequest, TokenKey, TokenStore};
 
@@ -33,6 +34,7 @@ struct Unwritten {
     request: FetchRequest,
     store: Arc<dyn TokenStore>,
     health: Arc<StoreHealth>,
+    counters: Arc<Counters>,
     clock: Clock,
 }
 
@@ -45,6 +47,7 @@ impl WriteBack {
             request: task.calls.request.clone(),
             store: task.calls.store.clone(),
             health: task.calls.health.clone(),
+            counters: task.calls.counters.clone(),
             clock: task.clock.clone(),
         };
         let mut state = self.lock();
@@ -129,6 +132,7 @@ async fn write(fleet: &Fleet, key: &TokenKey, unwritten: &Unwritten) -> Result<(
     let calls = StoreCalls {
         store: &unwritten.store,
         health: &unwritten.health,
+        counters: &unwritten.counters,
         key,
         in_hand: &unwritten.in_hand,
         request: &unwritten.request,

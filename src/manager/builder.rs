@@ -100,6 +100,7 @@ impl TokenManagerBuilder {
                 gate: Gate::new(self.clock.clone()),
                 clock: self.clock,
                 store_health: Arc::default(),
+                counters: Arc::default(),
             }),
         }
     }

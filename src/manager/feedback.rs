@@ -20,11 +20,13 @@ impl TokenManager {
 
     /// The request was sent again with this token on this path, and it was accepted.
     pub(crate) fn healed(&self, tenant: &Tenant, token: &AccessToken, path: &str) {
+        self.counters().replays_accepted.add_one();
         tenant.slot.lock().guard().healed(path, token);
     }
 
     /// The request was sent again with this token on this path, and it was rejected too.
     pub(crate) fn rejected_again(&self, tenant: &Tenant, token: &AccessToken, path: &str) {
+        self.counters().replays_rejected.add_one();
         let now = self.shared.clock.moment();
         let mut state = tenant.slot.lock();
         let Some(local) = state.local.as_ref().filter(|local| local.token == *token) else {

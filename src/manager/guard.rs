@@ -85,6 +85,14 @@ impl Guard {
         record.is_some_and(|record| now < record.held_until)
     }
 
+    /// The paths that are held back, and for how long.
+    pub(super) fn held_paths(&self, now: Instant) -> impl Iterator<Item = (&str, Duration)> {
+        self.records.iter().filter_map(move |(path, record)| {
+            let left = record.held_until.saturating_duration_since(now);
+            (!left.is_zero()).then_some((&**path, left))
+        })
+    }
+
     /// Takes one fetch because of a rejection on this path. `budget` is the size of the slow budget.
     pub(super) fn take(&mut self, path: &str, budget: u32, now: Instant) -> Result<(), HeldBack> {
         self.forget_old(now);

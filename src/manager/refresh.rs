@@ -38,7 +38,13 @@ pub(super) struct Launch {
 
 impl Launch {
     pub(super) fn spawn(self) -> SingleFlight {
-        let Refresh { slot, trigger, .. } = &self.refresh;
+        let Refresh {
+            shared,
+            slot,
+            trigger,
+            ..
+        } = &self.refresh;
+        trigger.counter(&shared.counters).add_one();
         let span =
             tracing::info_span!(target: crate::TARGET, "refresh", key = %slot.key(), %trigger);
         self.runtime.spawn(self.refresh.run().instrument(span));
@@ -104,6 +110,7 @@ impl Refresh {
         let calls = StoreCalls {
             store: &self.shared.store,
             health: &self.shared.store_health,
+            counters: &self.shared.counters,
             key: self.slot.key(),
             in_hand: &in_hand,
             request: &request,
@@ -113,6 +120,7 @@ impl Refresh {
             limits: self.shared.settings.limits,
             clock: &self.shared.clock,
             gate: &self.shared.gate,
+            counters: &self.shared.counters,
         };
         let permit = self.permit.clone();
         let fetch = Fetch::new(surroundings, self.slot.key(), &request, permit);

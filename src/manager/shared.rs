@@ -5,6 +5,7 @@ use super::slots::Slots;
 use crate::clock::Clock;
 use crate::fetch::{Gate, Limits};
 use crate::fleet::{self, Fleet};
+use crate::stats::Counters;
 use crate::store::{STORE_LIMIT, StoreHealth};
 use crate::{TokenSource, TokenStore};
 
@@ -21,6 +22,7 @@ pub(super) struct Shared {
     pub(super) slots: Slots,
     pub(super) gate: Gate,
     pub(super) store_health: Arc<StoreHealth>,
+    pub(super) counters: Arc<Counters>,
     /// If the store has a shared database.
     pub(super) fleet: Option<Arc<Fleet>>,
 }

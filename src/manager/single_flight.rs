@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::stats::{Counter, Counters};
 use crate::{AccessToken, Error};
 
 /// How long a caller with a good token in hand waits for the store.
@@ -159,6 +160,18 @@ pub(super) enum Trigger {
     Rejected,
     /// The local copy is old enough for the store to be asked again.
     Stale,
+}
+
+impl Trigger {
+    pub(super) fn counter(self, counters: &Counters) -> &Counter {
+        match self {
+            Self::Cold => &counters.refreshes_cold,
+            Self::Expiring => &counters.refreshes_expiring,
+            Self::Expired => &counters.refreshes_expired,
+            Self::Rejected => &counters.refreshes_rejected,
+            Self::Stale => &counters.refreshes_stale,
+        }
+    }
 }
 
 impl Display for Trigger {

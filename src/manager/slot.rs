@@ -118,6 +118,12 @@ impl State {
         self.guard.get_or_insert_default()
     }
 
+    /// The paths that the guard holds back, and for how long.
+    pub(super) fn held_paths(&self, now: Instant) -> impl Iterator<Item = (&str, Duration)> {
+        let guard = self.guard.iter();
+        guard.flat_map(move |guard| guard.held_paths(now))
+    }
+
     /// If the refresh under way will have no outcome, ends it. The event to emit about that, once the lock is released.
     pub(super) fn end_lost_refresh(&mut self, now: Moment) -> Option<Duration> {
         self.refresh

@@ -11,6 +11,8 @@ mod simulation;
 mod single_flight;
 mod slow_stores;
 mod sources;
+mod stats;
+mod status;
 mod stores;
 mod tenants;
 mod throttle;

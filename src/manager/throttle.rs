@@ -43,9 +43,15 @@ impl Throttle {
     /// During a cooldown: the failure that callers get instead of a fetch. A cooldown that started while a token was in hand is short once
     /// there is none.
     pub(super) fn reason(&self, now: Moment, has_token: bool) -> Option<&Error> {
+        let (reason, _) = self.cooldown(now, has_token)?;
+        Some(reason)
+    }
+
+    /// The [`reason`](Self::reason), and how much of the cooldown is left.
+    pub(super) fn cooldown(&self, now: Moment, has_token: bool) -> Option<(&Error, Duration)> {
         let cooldown = self.cooldown.as_ref()?;
-        let is_over = cooldown.since.is_past(cooldown.pause(has_token), now);
-        (!is_over).then_some(&cooldown.reason)
+        let left = cooldown.since.left_of(cooldown.pause(has_token), now);
+        (!left.is_zero()).then_some((&cooldown.reason, left))
     }
 
     /// Starts a cooldown after a failed fetch. Returns how long it lasts, if there is one.

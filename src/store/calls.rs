@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::TokenStore;
 use crate::in_hand::InHand;
 use crate::redact::{in_one_line, redact};
+use crate::stats::Counters;
 use crate::{AccessToken, BoxError, FetchRequest, TokenKey};
 
 /// How long a store may take for one answer.
@@ -22,6 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) struct StoreCalls<'a> {
     pub(crate) store: &'a Arc<dyn TokenStore>,
     pub(crate) health: &'a Arc<StoreHealth>,
+    pub(crate) counters: &'a Arc<Counters>,
     pub(crate) key: &'a TokenKey,
     /// A store may quote its tokens in an error.
     pub(crate) in_hand: &'a InHand,
@@ -40,6 +42,7 @@ impl StoreCalls<'_> {
         if turn == Turn::Skip && has_alternative {
             return None;
         }
+        self.counters.store_reads.add_one();
         let getting = async { self.store.get(self.key).await };
         let call = Call {
             name: "get",
@@ -53,6 +56,7 @@ impl StoreCalls<'_> {
 
     /// Stores the token, even if the store has just failed, since no caller waits for this. Returns whether the store has it.
     pub(crate) async fn put(&self, token: &AccessToken) -> bool {
+        self.counters.store_writes.add_one();
         let putting = async { self.store.put(self.key, token).await };
         let tokens = [token];
         let call = Call::new("put", &self.health.writes, &tokens);
@@ -70,6 +74,7 @@ impl StoreCalls<'_> {
         loading: impl Future<Output = Result<T, BoxError>>,
         token: Option<&AccessToken>,
     ) -> Option<T> {
+        self.counters.store_reads.add_one();
         let call = Call {
             is_made_again: true,
             ..Call::new("load", &self.health.reads, token.as_slice())
@@ -83,6 +88,7 @@ impl StoreCalls<'_> {
         swapping: impl Future<Output = Result<T, BoxError>>,
         tokens: &[&AccessToken],
     ) -> Option<T> {
+        self.counters.store_writes.add_one();
         let call = Call::new("compare_and_swap", &self.health.writes, tokens);
         self.ask(call, swapping).await
     }
@@ -106,6 +112,7 @@ impl StoreCalls<'_> {
             Ok(Err(_panic)) => ("it panicked".to_owned(), false),
             Err(_elapsed) => (format!("no answer within {STORE_LIMIT:?}"), true),
         };
+        self.counters.store_failed.add_one();
         let now = Instant::now();
         if hangs {
             // A store that hangs hangs for all calls.

@@ -321,6 +321,7 @@ impl Asking {
         IS_ASKING.set(true);
         let _ = manager.token(&app()).now_or_never();
         let _ = manager.refresh_rejected(&app(), "another").now_or_never();
+        let _ = manager.status(&app());
         IS_ASKING.set(false);
         true
     }

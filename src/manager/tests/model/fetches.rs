@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{BUDGET, History, Who};
-use crate::ErrorKind;
 use crate::clock::Moment;
 use crate::manager::tests::world::{End, Try};
+use crate::{ErrorKind, Stats};
 
 const SECOND: Duration = Duration::from_secs(1);
 const FIFTH: &str = "a fifth try without a pause";
@@ -26,7 +26,9 @@ impl History {
         issuer.with_tries(|tries| {
             for member in 0..self.members.len() {
                 let tries = tries.iter().filter(|it| it.member == member);
-                check_rate_limit(&tries.collect::<Vec<_>>());
+                let tries: Vec<_> = tries.collect();
+                check_rate_limit(&tries);
+                check_stats(self.members[member].0.stats(), &tries);
             }
             for who @ (member, app) in self.all() {
                 let is_of = |it: &&Try| it.member == member && it.app == *self.apps[app].name();
@@ -91,6 +93,20 @@ impl History {
 fn passed(from: Moment, to: Moment) -> Duration {
     let by_wall = to.wall.duration_since(from.wall).unwrap_or_default();
     to.instant.duration_since(from.instant).max(by_wall)
+}
+
+/// Each try is counted, and so is each that did not bring a token.
+fn check_stats(stats: Stats, tries: &[&Try]) {
+    assert_eq!(stats.fetches, tries.len() as u64, "{stats:?}");
+    let has_failed =
+        |it: &&&Try| matches!(&it.ended, Some((_, end)) if !matches!(end, End::Issued));
+    let failed = stats.failed_transient
+        + stats.failed_refused
+        + stats.failed_rate_limited
+        + stats.failed_not_ready;
+    // A token that the issuer has given may have expired already.
+    let at_least = tries.iter().filter(has_failed).count() as u64;
+    assert!((at_least..=stats.fetches).contains(&failed), "{stats:?}");
 }
 
 /// After 45009 a manager fetches for no app in the next minute.
