@@ -11,8 +11,8 @@ use reqwest_middleware::Middleware;
 use reqwest_wecom::{
     AccessToken, AccessTokenMiddleware, AccessTokenMiddlewareBuilder, Audience, BoxError,
     Credentials, Error, ErrorKind, FetchRequest, FetchedToken, GetToken, Kept, MokaStore,
-    NoAccessToken, RejectionScope, SharedDatabase, StoreOnly, TokenKey, TokenKind, TokenManager,
-    TokenManagerBuilder, TokenSource, TokenStore, async_trait,
+    NoAccessToken, RejectionScope, SharedDatabase, Stats, StoreOnly, TokenKey, TokenKind,
+    TokenManager, TokenManagerBuilder, TokenSource, TokenStatus, TokenStore, async_trait,
 };
 
 fn shared<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -37,11 +37,13 @@ fn everything_can_be_shared_between_threads_and_shown() {
     shared::<MokaStore>();
     shared::<NoAccessToken>();
     shared::<RejectionScope>();
+    shared::<Stats>();
     shared::<StoreOnly>();
     shared::<TokenKey>();
     shared::<TokenKind>();
     shared::<TokenManager>();
     shared::<TokenManagerBuilder>();
+    shared::<TokenStatus>();
     #[cfg(feature = "redis")]
     {
         shared::<reqwest_wecom::RedisConnection>();
@@ -69,14 +71,18 @@ fn handles_and_values_can_be_cloned() {
     cloned::<TokenKey>();
     cloned::<TokenKind>();
     cloned::<TokenManager>();
+    cloned::<TokenStatus>();
     #[cfg(feature = "redis")]
     cloned::<reqwest_wecom::RedisStore>();
 }
 
 #[test]
-fn kinds_of_errors_are_plain_values() {
-    fn plain<T: Copy + Eq + Hash>() {}
+fn kinds_of_errors_and_counters_are_plain_values() {
+    fn plain<T: Copy + Eq>() {}
+    fn hashed<T: Hash>() {}
     plain::<ErrorKind>();
+    hashed::<ErrorKind>();
+    plain::<Stats>();
 }
 
 #[test]

@@ -10,7 +10,7 @@
 mod support;
 
 use reqwest::header::HeaderMap;
-use reqwest::{Response, Version};
+use reqwest::{Body, Response, Version};
 use reqwest_middleware::ClientWithMiddleware;
 use reqwest_wecom::Error;
 use serde_json::{Value, json};
@@ -272,4 +272,52 @@ async fn a_refresh_that_fails_gives_its_own_error() {
     let found = Error::find(&error);
     assert!(found.and_then(Error::errcode) == Some(40001), "{error:?}");
     assert_eq!((qyapi.count("user/get"), qyapi.gettoken_count()), (1, 1));
+}
+
+#[tokio::test]
+async fn replays_are_counted_by_how_they_end() {
+    let qyapi = Qyapi::start().await;
+    let manager = qyapi.manager();
+    let middleware = AccessTokenMiddleware::builder(manager.clone())
+        .credentials(app())
+        .replay_limit(10);
+    let client = with_tokens(qyapi.client(), middleware.build());
+    let counts = || {
+        let stats = manager.stats();
+        [
+            stats.replays,
+            stats.replays_accepted,
+            stats.replays_rejected,
+            stats.replays_too_long,
+        ]
+    };
+    qyapi.warm(&client).await;
+    assert_eq!(counts(), [0, 0, 0, 0]);
+
+    qyapi.revoke(SECRET);
+    call(&qyapi, &client, "user/get").await;
+    assert_eq!(counts(), [1, 1, 0, 0]);
+
+    let rejected = Answer::errcode(40014);
+    qyapi.script("user/get", rejected.clone().times(2));
+    call(&qyapi, &client, "user/get").await;
+    assert_eq!(counts(), [2, 1, 1, 0]);
+
+    qyapi.script("user/list", rejected.clone());
+    qyapi.script("user/list", Answer::close());
+    let lost = client.get(qyapi.url("user/list")).send().await;
+    assert!(lost.is_err());
+    assert_eq!(counts(), [3, 1, 1, 0], "neither accepted nor rejected");
+
+    qyapi.revoke(SECRET);
+    let pieces = ["more than ", "ten bytes"].map(Ok::<_, Error>);
+    let body = Body::wrap_stream(futures_util::stream::iter(pieces));
+    let upload = client.post(qyapi.url("message/send")).body(body);
+    let answer = upload.send().await.unwrap();
+    assert_eq!(answer.headers()["error-code"], "40014");
+    assert_eq!(counts(), [3, 1, 1, 1]);
+
+    qyapi.script("user/get", Answer::errcode(60020));
+    call(&qyapi, &client, "user/get").await;
+    assert_eq!(counts(), [3, 1, 1, 1]);
 }

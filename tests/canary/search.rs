@@ -6,6 +6,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
@@ -41,6 +42,13 @@ impl Places {
     pub(crate) fn look_at(&mut self, what: &str, value: &dyn Debug) {
         self.look(&format!("{what} {{:?}}"), &format!("{value:?}"));
         self.look(&format!("{what} {{:#?}}"), &format!("{value:#?}"));
+    }
+
+    /// Looks at a value and at what it is serialized to.
+    pub(crate) fn look_at_serialized(&mut self, what: &str, value: &(impl Debug + Serialize)) {
+        self.look_at(what, value);
+        let json = serde_json::to_string(value).unwrap();
+        self.look(&format!("{what} as JSON"), &json);
     }
 
     /// Looks at an error, and at all its sources. These count as one place, since how many there are is a matter of luck: a

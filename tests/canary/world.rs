@@ -487,6 +487,8 @@ impl World {
         places.look_at("audience", &source.audience());
         places.look_at("store", &self.store.kept);
         places.look_at("manager", manager);
+        places.look_at_serialized("status", &manager.status(credentials));
+        places.look_at_serialized("stats", &manager.stats());
         places.look_at(
             "builder of the manager",
             &TokenManager::builder(source.clone()),
