@@ -40,6 +40,7 @@ fn main() {
         small_json(&mut criterion),
         large_json(&mut criterion),
         none_of_ours(&mut criterion),
+        health_check(&mut criterion),
     ];
     criterion.final_summary();
     for table in tables {
@@ -103,6 +104,19 @@ fn none_of_ours(criterion: &mut Criterion) -> String {
     let mut way = |name, client| add(&mut comparison, name, client, || get_of(ELSEWHERE));
     way("empty chain", chain(None, canned()));
     way("ours", ours(canned()));
+    comparison.measured()
+}
+
+/// What an operator asks of a manager, beside what a request asks.
+fn health_check(criterion: &mut Criterion) -> String {
+    let manager = TokenManager::builder(Fixed::default()).build();
+    let app = Credentials::new("corp", "secret");
+    tokio::runtime::Handle::current().block_on(async { manager.token(&app).await.unwrap() });
+    let mut comparison = Comparison::new(criterion, "Health check");
+    let token = || manager.token(&app).now_or_never().unwrap();
+    comparison.way("token", || (), |()| token());
+    comparison.way("status", || (), |()| manager.status(&app));
+    comparison.way("stats", || (), |()| manager.stats());
     comparison.measured()
 }
 
