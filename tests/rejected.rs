@@ -12,9 +12,9 @@ mod support;
 use reqwest::header::HeaderMap;
 use reqwest::{Body, Response, Version};
 use reqwest_middleware::ClientWithMiddleware;
-use reqwest_wecom::Error;
+use reqwest_wecom::{AccessTokenMiddleware, Error};
 use serde_json::{Value, json};
-use support::{Answer, Qyapi, Received, SECRET};
+use support::{Answer, Qyapi, Received, SECRET, app, with_tokens};
 
 /// Calls `path` with this client, and gives the answer and what the API received for it.
 async fn call(
