@@ -126,6 +126,9 @@ impl History {
         });
         let newest = self.told.newest.get(&(member, app));
         let is_newest = newest.is_none_or(|newest| *newest < token.fetched_at());
+        // A store that has just failed is not asked again at once.
+        let manager = &self.members[member].0;
+        let is_asked = self.in_time(|_| manager.shared.store_health.may_be_asked(Instant::now()));
         let is_idle = self
             .standing(who)
             .is_none_or(|it| !it.is_being_refreshed_now);
@@ -134,6 +137,7 @@ impl History {
             && self.world.issuer.takes_token(&token)
             && !was_rejected
             && is_newest
+            && is_asked
             && is_idle
             && !self.told.was_set
     }
