@@ -132,7 +132,7 @@ impl Error {
         self.0.cause.as_ref().is_some_and(Cause::is_connect)
     }
 
-    /// How long to wait before the next call, if the issuer said so.
+    /// How long to wait before the next call, if the issuer said so, or until the next [`refresh`](crate::TokenManager::refresh) is possible.
     ///
     /// This is what the issuer asked for, not what is left of a cooldown. It has no upper limit. It is `None` for a failure of another process.
     pub fn retry_after(&self) -> Option<Duration> {
@@ -195,6 +195,14 @@ impl Error {
 
     pub(crate) fn held_back() -> Self {
         Self::of(Reason::HeldBack)
+    }
+
+    pub(crate) fn too_many_forced(next_in: Duration) -> Self {
+        Self::of(Reason::TooManyForced { next_in }).with_retry_after(next_in)
+    }
+
+    pub(crate) fn expires_too_soon(left: Duration, min: Duration) -> Self {
+        Self::of(Reason::ExpiresTooSoon { left, min })
     }
 
     pub(crate) fn interrupted(by: &'static str) -> Self {

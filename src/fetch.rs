@@ -25,6 +25,8 @@ use crate::token::LONGEST_VALUE;
 use crate::{AccessToken, Error, FetchRequest, TokenKey, TokenSource};
 
 /// One fetch of a token from a source. It runs at most once, and keeps its result.
+///
+/// A forced fetch makes one try, and the gate does not hold it back.
 pub(crate) struct Fetch<'a> {
     surroundings: Surroundings<'a>,
     key: &'a TokenKey,
@@ -69,7 +71,7 @@ impl<'a> Fetch<'a> {
 
     /// Fetches a token. A transient failure is tried again up to three times, all within the fetch limit.
     pub(crate) async fn run(&self) -> Result<AccessToken, Error> {
-        self.run_with(MOST_RETRIES, self.limit()).await
+        self.run_within(self.limit()).await
     }
 
     /// Fetches a token, and tries again only within this time. The first try has a place already.
@@ -79,11 +81,16 @@ impl<'a> Fetch<'a> {
         pass: Pass<'a>,
     ) -> Result<AccessToken, Error> {
         *self.pass.lock().unwrap_or_else(PoisonError::into_inner) = Some(pass);
-        self.run_with(MOST_RETRIES, limit.min(self.limit())).await
+        self.run_within(limit.min(self.limit())).await
     }
 
-    async fn run_with(&self, retries: usize, within: Duration) -> Result<AccessToken, Error> {
+    async fn run_within(&self, within: Duration) -> Result<AccessToken, Error> {
         self.permit.clone()?;
+        let retries = if self.request.is_forced() {
+            0
+        } else {
+            MOST_RETRIES
+        };
         self.result
             .get_or_init(|| self.fetch(retries, within))
             .await
@@ -142,6 +149,7 @@ impl<'a> Fetch<'a> {
             .take();
         let pass = match entered {
             Some(pass) => pass,
+            None if self.request.is_forced() => self.surroundings.gate.enter_anyway(),
             None => self.surroundings.gate.enter().await?,
         };
         let result = self.try_and_tell().await;

@@ -112,6 +112,16 @@ pub(crate) struct Task<'a> {
 }
 
 impl Task<'_> {
+    /// Whether an operator wants a new token, whatever there is.
+    fn is_forced(&self) -> bool {
+        self.calls.request.is_forced()
+    }
+
+    /// The token of the document, if this refresh needs no other.
+    fn wanted(&self, document: &Document) -> Option<AccessToken> {
+        self.usable(document).filter(|_| !self.is_forced())
+    }
+
     /// The token of the document, if it can serve.
     fn usable(&self, document: &Document) -> Option<AccessToken> {
         let now = self.clock.now();
@@ -151,7 +161,7 @@ impl Fleet {
             return None;
         }
         let seen = self.load(task, None).await.ok()?;
-        task.usable(&seen.document)
+        task.wanted(&seen.document)
     }
 
     /// Waits until there is a token that can serve, or until this member may fetch.
@@ -169,6 +179,7 @@ impl Fleet {
         match timeout(PATIENCE, self.wait_as(owner, task, gate, may_fetch)).await {
             Ok(end) => end,
             Err(_elapsed) if !may_fetch => Wait::Nothing,
+            Err(_elapsed) if task.is_forced() => Wait::Alone,
             // If each member went on alone now, an outage of the issuer would cause a flood.
             Err(_elapsed) => Wait::Failed(Hearsay {
                 error: Error::timed_out(PATIENCE),
@@ -235,7 +246,7 @@ impl Fleet {
         watched: &mut Option<(String, Instant)>,
     ) -> Result<Step, Failed> {
         let mut seen = self.load(task, None).await?;
-        if let Some(token) = task.usable(&seen.document) {
+        if let Some(token) = task.wanted(&seen.document) {
             return Ok(Step::Found(token));
         }
         let Some((gate, pass)) = fetching else {
@@ -256,7 +267,11 @@ impl Fleet {
                 Right::Free(failure) => failure,
             };
             if pass.is_none() {
-                match gate.try_enter() {
+                let entered = match task.is_forced() {
+                    true => Ok(Some(gate.enter_anyway())),
+                    false => gate.try_enter(),
+                };
+                match entered {
                     Ok(Some(entered)) => *pass = Some(entered),
                     Ok(None) => return Ok(Step::NeedsPass),
                     Err(error) => return Ok(Step::Failed(closed(gate, error))),
@@ -271,7 +286,7 @@ impl Fleet {
                 return Ok(Step::Ours(Box::new(seen), failure));
             }
             seen = self.load(task, None).await?;
-            if let Some(token) = task.usable(&seen.document) {
+            if let Some(token) = task.wanted(&seen.document) {
                 return Ok(Step::Found(token));
             }
         }
@@ -288,6 +303,9 @@ impl Fleet {
             Turn::Owner(name) => Right::Others(name.clone()),
             Turn::Failure(failure) => {
                 let timed = Timed::new(failure.clone(), turn.left());
+                if task.is_forced() {
+                    return Right::Free(Some(timed));
+                }
                 match Failure::verdict(&timed, &self.member, task.has_good(document)) {
                     Verdict::MayTry => Right::Free(Some(timed)),
                     Verdict::Wait(left) => Right::Failed(failure.heard(left)),

@@ -1,7 +1,9 @@
 //! Local copies of tokens, and refreshing them.
 
+mod budget;
 mod builder;
 mod feedback;
+mod forced;
 mod guard;
 mod refresh;
 mod rejection_scope;
@@ -15,6 +17,7 @@ mod tenant;
 #[cfg(test)]
 mod tests;
 mod throttle;
+mod valid_for;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -84,6 +87,8 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 ///   fetches use up the [refresh budget](TokenManagerBuilder::refresh_budget) of the key. Half of it, at most 5 fetches, is reserved for paths
 ///   that have accepted a token in the last hour, so that bad paths can't use up all of it. All fetches that rejections cause, futile or
 ///   not, are limited to 10 in a row, and 1 more every second.
+/// - **An operator's [`refresh`](Self::refresh) fetches now**, whatever holds back other fetches. It uses up nothing that a revocation needs, and
+///   its failure changes nothing for requests.
 /// - **A store is asked for a newer token first**, even during a cooldown or when a refresh is held back. A token that is older than the last
 ///   local copy is ignored. After a rejection, the manager waits for up to 100 ms before it asks a plain
 ///   [`TokenStore`](crate::TokenStore) that you have set, at random, so that several managers over one store don't fetch at the same time.
@@ -129,7 +134,8 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 /// | trace | `request_elsewhere` | `host` | A request gets no token because it is not below the base URL. |
 ///
 /// Each refresh has a span `refresh` with the fields `key` and `trigger`: `cold` (there is no local copy), `expiring` (refresh ahead),
-/// `expired`, `rejected`, or `stale` (the store is asked for a newer token). It is a child of the span of the request that started it.
+/// `expired`, `rejected`, `stale` (the store is asked for a newer token), `short` ([`token_valid_for`](Self::token_valid_for) needs a token
+/// that lives longer), or `forced` ([`refresh`](Self::refresh)). It is a child of the span of the request that started it.
 pub struct TokenManager {
     shared: Arc<Shared>,
 }
@@ -178,9 +184,7 @@ impl TokenManager {
                 }
                 Served::Refresh(refresh, None) => refresh,
             };
-            if let Some(outcome) = refresh.outcome().await
-                && !tenant.can_do_better(&outcome)
-            {
+            if let Some(outcome) = tenant.outcome_of(refresh).await {
                 return outcome;
             }
             served = self.serve(tenant);
@@ -228,19 +232,6 @@ impl TokenManager {
         self.refresh_rejected_on(&tenant, &rejected, REPORTED).await
     }
 
-    /// Drops the local copy for these credentials and ends a cooldown, so that the next call asks the store, and the source if needed.
-    ///
-    /// Call it after you have fixed the cause of a refusal, such as a missing trusted IP. It does not delete the token in the store, and the
-    /// manager still does not use rejected tokens. A rate limit (errcode 45009) and a failure in a shared store still apply.
-    pub fn forget(&self, credentials: &Credentials) {
-        if let Some(slot) = self.shared.slots.find(credentials) {
-            let mut state = slot.lock();
-            state.local = None;
-            state.newest = None;
-            state.throttle.end();
-        }
-    }
-
     /// The key under which the store keeps the token for these credentials.
     pub fn key(&self, credentials: &Credentials) -> TokenKey {
         TokenKey::new(self.audience(), credentials)
@@ -284,9 +275,7 @@ impl TokenManager {
                 Served::Token(token) => return Ok(token),
                 Served::Refresh(refresh, _) => refresh,
             };
-            if let Some(outcome) = refresh.outcome().await
-                && !tenant.can_do_better(&outcome)
-            {
+            if let Some(outcome) = tenant.outcome_of(refresh).await {
                 return outcome;
             }
         }

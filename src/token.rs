@@ -14,6 +14,9 @@ pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60)
 /// The longest value that is taken for an access token, in bytes. WeCom's have at most 512.
 pub(crate) const LONGEST_VALUE: usize = 4096;
 
+/// A token that is younger is not replaced because it expires too soon for a caller.
+const JUST_NOW: Duration = Duration::from_secs(60);
+
 /// An access token: the secret value, when it was fetched, and when it expires.
 ///
 /// `==` compares the value and the time of the fetch. Two fetches are two tokens, even if the issuer returned the same value. Cloning
@@ -133,6 +136,19 @@ impl AccessToken {
 
     pub(crate) fn lifetime(&self) -> Duration {
         self.0.lifetime
+    }
+
+    /// How long it lives from now.
+    pub(crate) fn left(&self, now: SystemTime) -> Duration {
+        self.expires_at().duration_since(now).unwrap_or_default()
+    }
+
+    /// Whether fetching another one is of no use to a caller who needs so much time: this one has it, or the source has given less, or has
+    /// given this one just now.
+    pub(crate) fn is_best_for(&self, min: Duration, now: SystemTime) -> bool {
+        let (left, lifetime) = (self.left(now), self.lifetime());
+        let age = lifetime.saturating_sub(left);
+        left >= min || lifetime < min || age < JUST_NOW.min(lifetime / 10)
     }
 }
 

@@ -237,7 +237,10 @@ fn errors_are_errors_and_go_out_as_those_of_reqwest_middleware() {
 #[test]
 fn futures_can_be_moved_between_threads() {
     let _token = |manager: &TokenManager, app: &Credentials| sent(manager.token(app));
-    let _refresh = |manager: &TokenManager, app: &Credentials| {
+    let _valid_for =
+        |manager: &TokenManager, app: &Credentials| sent(manager.token_valid_for(app, SECOND));
+    let _refresh = |manager: &TokenManager, app: &Credentials| sent(manager.refresh(app));
+    let _rejected = |manager: &TokenManager, app: &Credentials| {
         sent(manager.refresh_rejected(app, "value"));
     };
     fn middleware<T: Middleware>() {}

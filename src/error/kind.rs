@@ -28,8 +28,13 @@ pub enum ErrorKind {
     /// The API keeps rejecting new tokens, or the [refresh budget](crate::TokenManagerBuilder::refresh_budget) is used up, so the next fetch
     /// has to wait.
     ///
-    /// Only [`TokenManager::refresh_rejected`](crate::TokenManager::refresh_rejected) returns this. A request gets the API's own answer instead.
+    /// Only [`TokenManager::refresh_rejected`](crate::TokenManager::refresh_rejected) returns this, and
+    /// [`TokenManager::refresh`](crate::TokenManager::refresh) after too many calls. A request gets the API's own answer instead.
     HeldBack,
+    /// There is a token, but it expires too soon, and the source has none that lives longer.
+    ///
+    /// Only [`TokenManager::token_valid_for`](crate::TokenManager::token_valid_for) returns this.
+    ExpiresTooSoon,
     /// The source panicked, or the tokio runtime shut down or stopped running the refresh.
     Interrupted,
     /// The call was made outside a tokio runtime.
@@ -69,6 +74,12 @@ pub(super) enum Reason {
         "the API keeps rejecting access tokens, so the next fetch has to wait: try again later"
     )]
     HeldBack,
+    #[error("too many forced refreshes: wait {next_in:.0?} before the next one")]
+    TooManyForced { next_in: Duration },
+    #[error(
+        "the newest access token expires in {left:.0?}, and {min:?} were asked for: ask for less time"
+    )]
+    ExpiresTooSoon { left: Duration, min: Duration },
     #[error("the refresh of the access token ended without a result: {by}")]
     Interrupted { by: &'static str },
     #[error("the call was made outside a tokio runtime: fetching an access token needs one")]
@@ -88,7 +99,8 @@ impl Reason {
             Self::Refused => ErrorKind::Refused,
             Self::NotReady => ErrorKind::NotReady,
             Self::TimedOut { .. } => ErrorKind::TimedOut,
-            Self::HeldBack => ErrorKind::HeldBack,
+            Self::HeldBack | Self::TooManyForced { .. } => ErrorKind::HeldBack,
+            Self::ExpiresTooSoon { .. } => ErrorKind::ExpiresTooSoon,
             Self::Interrupted { .. } => ErrorKind::Interrupted,
             Self::NoRuntime => ErrorKind::NoRuntime,
         }

@@ -70,6 +70,16 @@ fn each_constructor_makes_its_kind() {
         (Error::api(40001, ""), ErrorKind::Api, false),
         (Error::timed_out(Duration::ZERO), ErrorKind::TimedOut, true),
         (Error::held_back(), ErrorKind::HeldBack, false),
+        (
+            Error::too_many_forced(Duration::from_secs(72)),
+            ErrorKind::HeldBack,
+            false,
+        ),
+        (
+            Error::expires_too_soon(Duration::ZERO, Duration::from_secs(1)),
+            ErrorKind::ExpiresTooSoon,
+            false,
+        ),
     ] {
         assert_eq!(error.kind(), kind, "{error}");
         assert_eq!(error.is_transient(), transient, "{error}");

@@ -97,12 +97,21 @@ impl Gate {
         if !has_room {
             return Ok(None);
         }
+        Ok(Some(self.place(&mut state, now)))
+    }
+
+    /// A place for a fetch that nothing holds back.
+    pub(crate) fn enter_anyway(&self) -> Pass<'_> {
+        self.place(&mut self.lock(), Instant::now())
+    }
+
+    fn place(&self, state: &mut State, now: Instant) -> Pass<'_> {
         state.places.push_back(now);
-        Ok(Some(Pass {
+        Pass {
             gate: self,
             closings: state.closings,
             began: now,
-        }))
+        }
     }
 
     /// While no fetch may be made: the reason, and for how long.

@@ -83,6 +83,8 @@ impl Fleet {
     }
 
     /// Tells the other members of a failed fetch and ends the lease. Returns how long this one is to wait.
+    ///
+    /// A forced fetch tells nobody of its failure, and leaves an earlier failure as it was.
     pub(crate) async fn fail(
         &self,
         task: Task<'_>,
@@ -98,7 +100,10 @@ impl Fleet {
         let secret = task.calls.request.credentials().expose_secret();
         let has_token = task.has_good(&seen.document);
         let before = before.as_ref();
-        let failure = Failure::new(error, secret, &self.member, before, has_token);
+        let failure = match task.is_forced() {
+            true => None,
+            false => Failure::new(error, secret, &self.member, before, has_token),
+        };
         let heard = failure.as_ref().map(|failure| {
             let left = match Failure::verdict(failure, &self.member, has_token) {
                 Verdict::Wait(left) => left,

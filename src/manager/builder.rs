@@ -79,7 +79,8 @@ impl TokenManagerBuilder {
     /// tokens only after some path has rejected a new one.
     ///
     /// When the budget is used up, requests get the API's own answer, and [`refresh_rejected`](TokenManager::refresh_rejected) fails with
-    /// [`HeldBack`](crate::ErrorKind::HeldBack). With zero, rejections never cause a fetch.
+    /// [`HeldBack`](crate::ErrorKind::HeldBack). With zero, rejections never cause a fetch. An operator's [`refresh`](TokenManager::refresh) has a
+    /// budget of its own.
     pub fn refresh_budget(mut self, fetches: u32) -> Self {
         self.settings.refresh_budget = fetches;
         self

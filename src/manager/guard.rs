@@ -3,14 +3,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::budget::{Budget, SLOW_REFILL};
 use crate::AccessToken;
 
 const FIRST_HOLD: Duration = Duration::from_secs(2);
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 /// How long a path has a record after a futile refresh, and how long it counts as proven after it accepted a token.
 const MEMORY: Duration = Duration::from_secs(60 * 60);
-/// In this time one fetch comes back to the slow budget.
-const SLOW_REFILL: Duration = Duration::from_secs(72);
 const QUICK: u32 = 10;
 /// In this time one fetch comes back to the quick budget.
 const QUICK_REFILL: Duration = Duration::from_secs(1);
@@ -230,36 +229,6 @@ impl Guard {
 impl Trial {
     fn is_about(&self, path: &str, token: &AccessToken) -> bool {
         *self.path == *path && self.token.as_ref() == Some(token)
-    }
-}
-
-/// A number of fetches, of which one comes back from time to time.
-#[derive(Debug, Default)]
-struct Budget {
-    /// When all have come back.
-    whole_at: Option<Instant>,
-}
-
-impl Budget {
-    /// Whether one is left of so many.
-    fn has(&self, size: u32, refill: Duration, now: Instant) -> bool {
-        let missing = self
-            .whole_at
-            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-        missing + refill <= refill.saturating_mul(size)
-    }
-
-    fn take(&mut self, refill: Duration, now: Instant) {
-        let whole_at = self.whole_at.map_or(now, |at| at.max(now));
-        self.whole_at = Some(whole_at + refill);
-    }
-
-    fn give_back(&mut self, refill: Duration) {
-        self.whole_at = self.whole_at.and_then(|at| at.checked_sub(refill));
-    }
-
-    fn is_whole(&self, now: Instant) -> bool {
-        self.whole_at.is_none_or(|at| at <= now)
     }
 }
 

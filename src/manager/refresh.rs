@@ -10,14 +10,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join;
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
 use self::end::{End, Keep, Kept, PutUnderWay, keep_token};
 pub(super) use self::leave::tell_cooldown;
-use super::Shared;
 use super::single_flight::{OutcomeSender, PATIENCE, SingleFlight, Trigger};
 use super::slot::{Slot, State};
+use super::{Shared, tell_lost};
 use crate::fetch::{Fetch, Surroundings};
 use crate::fleet::{self, Fleet, Task, Wait};
 use crate::in_hand::{InHand, Unusable};
@@ -80,9 +80,17 @@ impl Refresh {
         let runtime = Handle::try_current().map_err(|_outside| Error::no_runtime())?;
         let may_fetch = permit.is_ok() && trigger != Trigger::Stale;
         let wait = state.put.as_ref().map_or(Duration::ZERO, PutUnderWay::left);
-        let longest = shared.longest_refresh() + wait;
+        let mut longest = shared.longest_refresh() + wait;
+        if trigger == Trigger::Forced
+            && let Some(before) = &state.refresh
+        {
+            longest += before.left(Instant::now());
+        }
         let (sender, single_flight) = SingleFlight::new(trigger, may_fetch, longest);
-        state.refresh = Some(single_flight.clone());
+        match trigger {
+            Trigger::Forced => state.begin_forced(single_flight.clone()),
+            _ => state.refresh = Some(single_flight.clone()),
+        }
         let refresh = Self {
             shared: shared.clone(),
             slot: slot.clone(),
@@ -100,6 +108,9 @@ impl Refresh {
     }
 
     async fn run(self) {
+        if self.trigger == Trigger::Forced {
+            self.wait_for_turn().await;
+        }
         let earlier_put = self.slot.lock().put.clone();
         if let Some(put) = earlier_put
             && self.shared.store_health.works()
@@ -166,6 +177,21 @@ impl Refresh {
         drop(put_ended);
     }
 
+    /// Waits until the refresh of a request that is under way has ended, so that only one fetches at a time.
+    async fn wait_for_turn(&self) {
+        loop {
+            let now = self.shared.clock.moment();
+            let (before, lost) = {
+                let mut state = self.slot.lock();
+                let lost = state.end_lost_refresh(now);
+                (state.refresh_before(&self.sender), lost)
+            };
+            tell_lost(self.slot.key(), lost);
+            let Some(before) = before else { return };
+            before.outcome().await;
+        }
+    }
+
     /// Whether the fetched token is of use: not if this refresh was given up as lost, or if the API has rejected the token by now.
     fn is_wanted(&self, end: &End) -> bool {
         let state = self.slot.lock();
@@ -200,7 +226,9 @@ impl Refresh {
         if may_race && self.permit.is_ok() {
             sleep(LONGEST_WAIT.mul_f64(fastrand::f64())).await;
         }
-        if let Some(token) = self.look_into_store(task).await {
+        if self.trigger != Trigger::Forced
+            && let Some(token) = self.look_into_store(task).await
+        {
             return End::found(token);
         }
         let fetched = fetch.run().await;
@@ -280,8 +308,7 @@ impl Refresh {
     fn known(&self) -> (InHand, FetchRequest) {
         let state = self.slot.lock();
         let local = state.local.as_ref().map(|local| local.token.clone());
-        // In these two cases another token is wanted, even though the local copy is good.
-        let wants_other = matches!(self.trigger, Trigger::Expiring | Trigger::Stale);
+        let wants_other = self.trigger.wants_other();
         let good = local.clone().filter(|_| wants_other);
         // Where the last token is of no use, what the members of a fleet have fetched since is newer.
         let may_find_older = wants_other || self.shared.fleet.is_none();
@@ -297,6 +324,9 @@ impl Refresh {
         let mut request = FetchRequest::new(self.slot.credentials(&self.credentials));
         if let Some(rejected) = state.to_replace.as_ref().or(self.rejected.as_ref()) {
             request = request.with_rejected(rejected.clone());
+        }
+        if self.trigger == Trigger::Forced {
+            request = request.forced();
         }
         (in_hand, request)
     }

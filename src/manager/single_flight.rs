@@ -86,6 +86,11 @@ impl SingleFlight {
         self.0.end.get()?.clone()
     }
 
+    /// How long until it is taken for lost.
+    pub(super) fn left(&self, now: Instant) -> Duration {
+        self.0.deadline.saturating_duration_since(now)
+    }
+
     /// Whether there will be no outcome.
     pub(super) fn is_lost(&self, now: Instant) -> bool {
         now >= self.0.deadline || matches!(self.0.end.get(), Some(None))
@@ -160,6 +165,20 @@ pub(super) enum Trigger {
     Rejected,
     /// The local copy is old enough for the store to be asked again.
     Stale,
+    /// The local copy expires too soon for a caller.
+    Short,
+    /// An operator wants another token.
+    Forced,
+}
+
+impl Trigger {
+    /// Whether another token is wanted even though the local copy is good.
+    pub(super) fn wants_other(self) -> bool {
+        matches!(
+            self,
+            Self::Expiring | Self::Stale | Self::Short | Self::Forced
+        )
+    }
 }
 
 impl Trigger {
@@ -182,6 +201,8 @@ impl Display for Trigger {
             Self::Expired => "expired",
             Self::Rejected => "rejected",
             Self::Stale => "stale",
+            Self::Short => "short",
+            Self::Forced => "forced",
         })
     }
 }

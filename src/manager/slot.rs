@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::forced::Forced;
 use super::guard::Guard;
 use super::refresh::end::PutUnderWay;
 use super::single_flight::{SingleFlight, Trigger};
@@ -83,7 +84,10 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) local: Option<LocalCopy>,
+    /// The refresh under way. Only one may fetch at a time.
     pub(super) refresh: Option<SingleFlight>,
+    /// There is one once an operator has asked for a refresh.
+    forced: Option<Box<Forced>>,
     /// The put that the last refresh has left under way.
     pub(super) put: Option<PutUnderWay>,
     pub(super) throttle: Throttle,
@@ -95,7 +99,7 @@ pub(super) struct State {
     pub(super) to_replace: Option<AccessToken>,
     /// When the token was fetched that was the local copy last.
     pub(super) newest: Option<SystemTime>,
-    /// The local copy before this one. A store may show it in an error, so it has to be known.
+    /// The local copy before this one, with another value. A store may show it in an error, so it has to be known.
     pub(super) previous: Option<AccessToken>,
 }
 
@@ -124,10 +128,26 @@ impl State {
         guard.flat_map(move |guard| guard.held_paths(now))
     }
 
+    pub(super) fn forced(&mut self) -> &mut Forced {
+        self.forced.get_or_insert_default()
+    }
+
+    /// Ends the refresh under way if it is this one. A forced refresh that waits for its end is next.
+    pub(super) fn end_refresh(
+        &mut self,
+        is_it: impl FnOnce(&SingleFlight) -> bool,
+    ) -> Option<SingleFlight> {
+        let ended = self.refresh.take_if(|refresh| is_it(refresh))?;
+        self.refresh = self.forced.as_mut().and_then(|it| it.waiting.take());
+        Some(ended)
+    }
+
     /// If the refresh under way will have no outcome, ends it. The event to emit about that, once the lock is released.
     pub(super) fn end_lost_refresh(&mut self, now: Moment) -> Option<Duration> {
-        self.refresh
-            .take_if(|refresh| refresh.is_lost(now.instant))?;
+        let lost = self.end_refresh(|refresh| refresh.is_lost(now.instant))?;
+        if lost.trigger() == Trigger::Forced {
+            return None;
+        }
         self.not_refreshed(now.wall);
         let has_token = self.usable(now.wall).is_some();
         self.throttle.lost(now, has_token)
@@ -204,8 +224,9 @@ impl State {
             return false;
         }
         self.newest = Some(token.began());
-        let previous = self.local.take().map(|local| local.token);
-        self.previous = previous.or(self.previous.take());
+        let before = self.local.take().map(|local| local.token);
+        let is_other = |before: &AccessToken| before.expose_secret() != token.expose_secret();
+        self.previous = before.filter(is_other).or(self.previous.take());
         self.local = Some(LocalCopy {
             token: token.clone(),
             is_fetched,
@@ -263,6 +284,10 @@ impl State {
                 .refresh
                 .as_ref()
                 .is_none_or(|it| it.is_lost(now.instant))
+            && self
+                .forced
+                .as_ref()
+                .is_none_or(|it| it.is_at_rest(now.instant))
             && self.throttle.reason(now, true).is_none()
             && self
                 .guard

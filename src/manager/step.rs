@@ -130,7 +130,7 @@ impl TokenManager {
     }
 
     /// Whether the source may be asked now, and otherwise why not.
-    fn permit(&self, state: &State, now: Moment, has_token: bool) -> Result<(), Error> {
+    pub(super) fn permit(&self, state: &State, now: Moment, has_token: bool) -> Result<(), Error> {
         if let Some(reason) = state.throttle.reason(now, has_token) {
             return Err(reason.clone());
         }
@@ -159,7 +159,7 @@ impl TokenManager {
     }
 
     /// A new refresh, unless it could not bring anything.
-    fn start_or_fail(
+    pub(super) fn start_or_fail(
         &self,
         state: &mut State,
         tenant: &Tenant,
@@ -193,7 +193,7 @@ impl TokenManager {
         }
     }
 
-    fn prepare(
+    pub(super) fn prepare(
         &self,
         state: &mut State,
         tenant: &Tenant,

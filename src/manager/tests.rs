@@ -3,6 +3,7 @@
 mod credentials;
 mod events;
 mod fleet;
+mod forced;
 mod memory;
 mod model;
 mod refresh_ahead;
@@ -18,4 +19,5 @@ mod tenants;
 mod throttle;
 mod time;
 mod traffic;
+mod valid_for;
 mod world;

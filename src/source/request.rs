@@ -59,9 +59,8 @@ impl FetchRequest {
         self.rejected.as_ref()
     }
 
-    /// Whether an operator asked for a new token although the current one works. If your source caches tokens, do not return a cached one.
-    ///
-    /// The manager does not set this yet, so it is false unless you call [`forced`](Self::forced).
+    /// Whether an operator asked for a new token with [`refresh`](crate::TokenManager::refresh). If your source caches tokens, do not return a
+    /// cached one.
     pub fn is_forced(&self) -> bool {
         self.is_forced
     }

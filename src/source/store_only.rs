@@ -6,6 +6,7 @@ use crate::{Error, FetchedToken, TokenKey};
 /// A source that never fetches. Use it if another program fetches the tokens and puts them into a shared store.
 ///
 /// If the store has no usable token, requests fail with [`NotReady`](crate::ErrorKind::NotReady). Each new request asks the store again.
+/// [`TokenManager::refresh`](crate::TokenManager::refresh) fails: call it in the program that fetches.
 ///
 /// ```
 /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, MokaStore, StoreOnly, TokenManager};

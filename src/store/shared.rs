@@ -39,6 +39,8 @@ const MOST_SWAPS: usize = 16;
 ///   there is a shorter pause, in which up to three processes that have not failed yet try, one at a time. After the pause, such processes go
 ///   first. It lasts 1 s, doubling to 4 s after transient failures, to 5 min after refusals and to 10 min after 45009, or as long as
 ///   `Retry-After` asks, at most 60 s. Retries start within 1.5 s, and after a failure there are none.
+/// - **An operator's [`refresh`](crate::TokenManager::refresh)** waits for a process that fetches, and then fetches, whatever failures say. Its
+///   success ends the cooldown of all processes.
 /// - **If the database is down or hangs**, each process goes on with its token, and fetches its own when that expires soon or is rejected. It
 ///   keeps trying to write that token to the database, with pauses of 0.1 s, doubling to 60 s.
 /// - **Clocks** of the processes need not agree. The database's clock decides when a token expires.

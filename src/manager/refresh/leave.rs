@@ -18,18 +18,19 @@ impl Refresh {
         // A look that ends meanwhile does not end an earlier put.
         state.put = put.or(state.put.take());
         let is_current = state
-            .refresh
-            .take_if(|refresh| refresh.is_of(&self.sender))
+            .end_refresh(|refresh| refresh.is_of(&self.sender))
             .is_some();
-        if self.trigger == Trigger::Rejected && self.permit.is_ok() {
-            match (&end.fetched, &end.outcome) {
-                (None, _) => state.guard().not_needed(),
-                (Some(_), Ok(token)) => state.guard().fetched(token),
-                (Some(_), Err(error)) if error.kind() == ErrorKind::NoSecret => {
-                    state.guard().not_needed();
-                }
-                (Some(_), Err(_)) => {}
+        let lacked_secret = |error: &Error| error.kind() == ErrorKind::NoSecret;
+        let is_made = end.fetched.is_some() && !end.outcome.as_ref().is_err_and(lacked_secret);
+        match (self.trigger, &end.outcome) {
+            (Trigger::Forced, _) if !is_made => state.forced().not_needed(),
+            (Trigger::Rejected, _) if self.permit.is_ok() && !is_made => {
+                state.guard().not_needed();
             }
+            (Trigger::Rejected, Ok(token)) if self.permit.is_ok() => {
+                state.guard().fetched(token);
+            }
+            _ => {}
         }
         match &end.outcome {
             Ok(token) => {
@@ -60,6 +61,8 @@ impl Refresh {
                     tracing::info!(target: crate::TARGET, event = "cooldown_ended", %key, "there is a token again");
                 }
             }
+            // Requests are no worse off than before.
+            Err(_) if self.trigger == Trigger::Forced => {}
             Err(error) if is_current && self.permit.is_ok() => {
                 let pause = match &end.heard {
                     Some(heard) => {

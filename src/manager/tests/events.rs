@@ -120,6 +120,14 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
     advance(LIFETIME - Duration::from_secs(200)).await;
     assert_eq!(call(&client, "user/get").await.unwrap(), 0);
+    sleep(LIFETIME / 2).await;
+    assert!(
+        manager
+            .token_valid_for(&app(), LIFETIME / 4 * 3)
+            .await
+            .is_ok()
+    );
+    assert!(manager.refresh(&app()).await.is_ok());
     sleep(LIFETIME).await;
 
     let refused = Behaviour::Fail(Error::refused("no"));
@@ -153,8 +161,8 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
     }
 
     for (level, event, fields, times) in [
-        ("DEBUG", "fetch_started", "key", 10),
-        ("INFO", "fetch_succeeded", "key elapsed lifetime", 8),
+        ("DEBUG", "fetch_started", "key", 12),
+        ("INFO", "fetch_succeeded", "key elapsed lifetime", 10),
         ("WARN", "fetch_failed", "key elapsed error", 2),
         ("WARN", "cooldown_started", "key pause error", 1),
         ("INFO", "cooldown_ended", "key", 1),
@@ -179,7 +187,7 @@ async fn every_event_of_the_table_is_told_and_no_secret() {
             }
         }
     }
-    for trigger in ["cold", "rejected", "expiring", "expired"] {
+    for trigger in ["cold", "rejected", "expiring", "expired", "short", "forced"] {
         let done = log.lines("fetch_succeeded");
         let with = format!("refresh{{key={key} trigger={trigger}}}");
         assert!(

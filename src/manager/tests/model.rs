@@ -6,7 +6,7 @@ mod steps;
 mod store;
 mod tokens;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,11 +42,11 @@ struct History {
     api_latency: Duration,
     asked: VecDeque<Asked>,
     requests: usize,
+    /// When the callers of these requests gave up, so that the manager learns nothing of later answers.
+    given_up: HashMap<usize, Instant>,
     told: Told,
     /// How many tries have been looked at.
     tries: usize,
-    /// When which manager was told to forget which app, which ends its cooldown.
-    forgotten: Vec<(Member, usize, Instant)>,
     /// When which manager was asked for which app on a runtime that shut down.
     lost: Vec<(Who, Instant)>,
     /// Fetches that clocks, revocations and callers may cause beside the expiry of tokens.
@@ -95,9 +95,9 @@ impl History {
             api_latency: Duration::ZERO,
             asked: VecDeque::new(),
             requests: 0,
+            given_up: HashMap::new(),
             told: Told::default(),
             tries: 0,
-            forgotten: Vec::new(),
             lost: Vec::new(),
             causes: 0,
         }
@@ -135,6 +135,8 @@ impl History {
             Step::Drop => {
                 if let Some(asked) = self.asked.pop_front() {
                     asked.answer.abort();
+                    let now = self.in_time(|_| Instant::now());
+                    self.given_up.insert(asked.request, now);
                 }
             }
             Step::End { app, errcode } => {
@@ -167,11 +169,12 @@ impl History {
             Step::Repeat(repeat) => issuer.repeats(repeat),
             Step::Get(way) => *self.table.get.lock().unwrap() = way,
             Step::Put(way) => *self.table.put.lock().unwrap() = way,
-            Step::Forget { member, app } => {
-                self.causes += 1;
-                self.members[member].0.forget(&self.apps[app]);
-                let now = self.in_time(|_| Instant::now());
-                self.forgotten.push((member, app, now));
+            Step::Force { member, app } => {
+                // In place of the token in hand, and of the one that replaces it where a new token ends the old one.
+                self.causes += 2;
+                let (manager, app) = (self.members[member].0.clone(), self.apps[app].clone());
+                self.runtime
+                    .spawn(async move { manager.refresh(&app).await });
             }
         }
         self.settle();
@@ -223,6 +226,7 @@ impl History {
         let request = self.request(who, path);
         let must_succeed = path != BAD && self.in_time(|it| it.has_token(who));
         self.asked.push_back(Asked {
+            request: self.requests,
             since: self.in_time(|_| Instant::now()),
             must_succeed,
             way: self.api_latency,
@@ -244,6 +248,7 @@ impl History {
             }
         });
         drop(short);
+        self.given_up.insert(self.requests, now + time);
         self.lost.push((who, now));
         self.causes += 1;
         self.advance(time);

@@ -77,6 +77,26 @@ async fn a_source_learns_which_token_was_rejected_and_only_then() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_learns_that_an_operator_wants_another_token_and_which_one_was_rejected() {
+    let world = World::new();
+    let (source, manager) = Asked::manager(&world);
+    let first = manager.token(&app()).await.unwrap();
+    manager.refresh(&app()).await.unwrap();
+    let second = manager.refresh(&app()).await.unwrap();
+    world.issuer.next(Behaviour::Fail(Error::refused("no")));
+    let value = second.expose_secret();
+    assert!(manager.refresh_rejected(&app(), value).await.is_err());
+    manager.refresh(&app()).await.unwrap();
+    assert_ne!(first, second);
+    let rejected = Some(value.to_owned());
+    let expected = [None, None, None, rejected.clone(), rejected];
+    assert_eq!(source.rejected(), expected);
+    let requests = source.requests.lock().unwrap();
+    let forced: Vec<_> = requests.iter().map(FetchRequest::is_forced).collect();
+    assert_eq!(forced, [false, true, true, false, true]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_source_is_told_again_of_the_rejected_token_until_it_has_returned_another() {
     let world = World::new();
     let (source, manager) = Asked::manager(&world);

@@ -145,23 +145,6 @@ async fn a_source_that_is_not_ready_is_asked_again_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn forgetting_ends_a_cooldown_and_drops_the_local_copy() {
-    let world = World::new();
-    world.issuer.next(errcode(40001));
-    let manager = world.manager();
-    assert!(manager.token(&app()).await.is_err());
-    manager.forget(&app());
-    let token = manager.token(&app()).await.unwrap();
-    manager.forget(&app());
-    assert_eq!(
-        manager.token(&app()).await.unwrap(),
-        token,
-        "the store keeps it"
-    );
-    assert_eq!(world.issuer.fetch_count(), 2);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_cooldown_of_refreshes_ahead_does_not_outlast_the_token() {
     let world = World::new();
     world.issuer.lives(Duration::from_secs(200));

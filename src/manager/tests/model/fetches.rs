@@ -31,7 +31,8 @@ impl History {
                 check_stats(self.members[member].0.stats(), &tries);
             }
             for who @ (member, app) in self.all() {
-                let is_of = |it: &&Try| it.member == member && it.app == *self.apps[app].name();
+                let name = self.apps[app].name();
+                let is_of = |it: &&Try| it.member == member && it.app == *name && !it.is_forced;
                 let tries: Vec<_> = tries.iter().filter(is_of).collect();
                 early.extend((1..tries.len()).filter_map(|n| {
                     let (what, since) = too_soon(&tries[..n], tries[n])?;
@@ -55,10 +56,13 @@ impl History {
 
     /// Whether a cooldown may have ended in this time, because there was a token.
     fn had_success(&self, (member, app): Who, from: Instant, to: Instant) -> bool {
-        let was_forgotten = self
-            .forgotten
-            .iter()
-            .any(|(other, of, at)| (*other, *of) == (member, app) && (from..=to).contains(at));
+        let name = self.apps[app].name();
+        let has_forced = self.world.issuer.with_tries(|tries| {
+            let mut mine = tries
+                .iter()
+                .filter(|it| it.member == member && it.app == *name);
+            mine.any(|it| it.is_forced && it.was_issued_between(from, to))
+        });
         let is_new = |given: &[_], calls: &[_]| {
             let mut mine = self.calls_of((member, app), given, calls);
             let before: Vec<_> = mine.by_ref().take_while(|call| call.began < from).collect();
@@ -66,7 +70,7 @@ impl History {
                 .filter(|call| (from..=to).contains(&call.began))
                 .any(|call| before.iter().all(|other| other.token != call.token))
         };
-        was_forgotten
+        has_forced
             || self.table.was_put_between(&self.keys[app], from, to)
             || self.world.issuer.with_calls(is_new)
     }
@@ -109,7 +113,7 @@ fn check_stats(stats: Stats, tries: &[&Try]) {
     assert!((at_least..=stats.fetches).contains(&failed), "{stats:?}");
 }
 
-/// After 45009 a manager fetches for no app in the next minute.
+/// After 45009 a manager fetches for no app in the next minute, unless an operator's fetch succeeds.
 fn check_rate_limit(tries: &[&Try]) {
     for (n, limited) in tries.iter().enumerate() {
         let Some((at, End::Failed(error))) = &limited.ended else {
@@ -120,8 +124,13 @@ fn check_rate_limit(tries: &[&Try]) {
         }
         let mut after = tries[n + 1..]
             .iter()
-            .filter(|it| it.began.instant > at.instant);
-        let too_soon = after.find(|it| passed(*at, it.began) < MINUTE);
+            .filter(|it| it.began.instant > at.instant && !it.is_forced);
+        let was_opened = |until: Instant| {
+            let mut forced = tries.iter().filter(|it| it.is_forced);
+            forced.any(|it| it.was_issued_between(at.instant, until))
+        };
+        let too_soon =
+            after.find(|it| passed(*at, it.began) < MINUTE && !was_opened(it.began.instant));
         assert!(too_soon.is_none(), "a fetch while rate limited");
     }
 }

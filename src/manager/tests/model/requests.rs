@@ -11,6 +11,8 @@ use crate::Error;
 
 /// A request under way.
 pub(super) struct Asked {
+    /// The number of the request.
+    pub(super) request: usize,
     pub(super) since: Instant,
     /// Whether there was a token that the API would take, in the local copy or in the store.
     pub(super) must_succeed: bool,

@@ -77,7 +77,8 @@ pub(super) enum Step {
     Repeat(Repeat),
     Get(Way),
     Put(Way),
-    Forget {
+    /// An operator forces a refresh.
+    Force {
         member: Member,
         app: usize,
     },
@@ -89,7 +90,7 @@ impl Step {
         if let Self::Request { member, .. }
         | Self::ShortLived { member, .. }
         | Self::Outside { member, .. }
-        | Self::Forget { member, .. } = self
+        | Self::Force { member, .. } = self
         {
             *member %= members;
         }
@@ -151,7 +152,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => select(REPEATS.to_vec()).prop_map(Step::Repeat),
         2 => way().prop_map(Step::Get),
         2 => way().prop_map(Step::Put),
-        1 => who().prop_map(|(member, app)| Step::Forget { member, app }),
+        1 => who().prop_map(|(member, app)| Step::Force { member, app }),
     ];
     prop::collection::vec(step, 1..40)
 }

@@ -37,7 +37,7 @@ pub(super) struct Standing {
     pub(super) is_being_refreshed_now: bool,
     /// The paths that have a record in the guard.
     records: Vec<&'static str>,
-    /// How often the source had been asked by then.
+    /// How often the source had been asked by then, other than for an operator.
     tries: usize,
 }
 
@@ -57,7 +57,7 @@ impl History {
     fn standing_now(&self, (member, app): Who) -> Option<Standing> {
         let name = self.apps[app].name();
         let tries = self.world.issuer.with_tries(|tries| {
-            let is_mine = |it: &&Try| it.member == member && it.app == *name;
+            let is_mine = |it: &&Try| it.member == member && it.app == *name && !it.is_forced;
             tries.iter().filter(is_mine).count()
         });
         let (now, instant) = (self.world.clock.now(), Instant::now());
@@ -184,10 +184,6 @@ impl History {
                 }
                 self.check_records(*who, &records.1, (given, calls));
             });
-            if matches!(step, Step::Forget { member, app } if (*member, *app) == *who) {
-                self.told.newest.remove(who);
-                continue;
-            }
             self.check_age(*who, now.as_ref());
             if let (Some(before), Some(now)) = (before, now) {
                 self.check_nothing_was_lost(*who, before, now);
@@ -224,7 +220,9 @@ impl History {
         };
         for earlier in self.told.condemning.get(&token).into_iter().flatten() {
             let earlier = &calls[*earlier];
-            let was_told = earlier.answered == earlier.began || earlier.answered < call.began;
+            let given_up = earlier.request.and_then(|it| self.given_up.get(&it));
+            let was_told = (earlier.answered == earlier.began || earlier.answered < call.began)
+                && given_up.is_none_or(|at| earlier.answered < *at);
             let is_better = |it: &Given| {
                 it.member == Some(call.member)
                     && it.value != call.token

@@ -78,8 +78,18 @@ struct IssuerState {
 pub(crate) struct Try {
     pub(crate) member: Member,
     pub(crate) app: Arc<str>,
+    /// Whether an operator wanted it.
+    pub(crate) is_forced: bool,
     pub(crate) began: Moment,
     pub(crate) ended: Option<(Moment, End)>,
+}
+
+impl Try {
+    /// Whether it brought a token in this time.
+    pub(crate) fn was_issued_between(&self, from: Instant, to: Instant) -> bool {
+        let mut ended = self.ended.iter();
+        ended.any(|(at, end)| matches!(end, End::Issued) && (from..=to).contains(&at.instant))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -241,7 +251,7 @@ impl Issuer {
         (errcode, state.api_latency)
     }
 
-    fn begin(&self, member: Member, app: &Arc<str>) -> (Behaviour, Duration) {
+    fn begin(&self, member: Member, app: &Arc<str>, is_forced: bool) -> (Behaviour, Duration) {
         let mut state = self.lock();
         let under_way = state.under_way.entry((member, app.clone())).or_default();
         *under_way += 1;
@@ -253,6 +263,7 @@ impl Issuer {
         state.log.push(Try {
             member,
             app: app.clone(),
+            is_forced,
             began: self.clock.moment(),
             ended: None,
         });
@@ -326,7 +337,7 @@ impl Issuer {
         request: FetchRequest,
     ) -> Result<FetchedToken, Error> {
         let app = request.credentials().name();
-        let (behaviour, latency) = self.begin(member, app);
+        let (behaviour, latency) = self.begin(member, app, request.is_forced());
         let mut this = UnderWay {
             issuer: self,
             member,
