@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::task::JoinSet;
+use futures_util::poll;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, advance, sleep};
 
 use super::world::{Behaviour, LIFETIME, Repeat, World, app, call, errcode_of, fails_as, traffic};
@@ -125,6 +126,83 @@ async fn a_late_rejection_of_an_old_token_costs_nothing() {
         );
     }
     assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_reports_one_value_makes_one_fetch() {
+    let world = World::new();
+    let (manager, app) = (world.manager(), app());
+    let old = manager.token(&app).await.unwrap();
+    world.issuer.end(&app, 40014);
+    world.issuer.takes(Duration::from_millis(100));
+    let crowd = || join_all((0..1000).map(|_| manager.refresh_rejected(&app, old.expose_secret())));
+    let (first, late) = tokio::join!(crowd(), async {
+        world.issuer.asked(2).await;
+        crowd().await
+    });
+    let new = manager.token(&app).await.unwrap();
+    assert_ne!(new, old);
+    for token in first.into_iter().chain(late).chain(crowd().await) {
+        assert_eq!(token.unwrap(), new);
+    }
+    assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_the_manager_never_had_costs_nothing_while_it_has_another() {
+    let world = World::new();
+    let manager = world.manager();
+    let good = manager.token(&app()).await.unwrap();
+    for n in 0..1000 {
+        let unknown = format!("unknown-{n}");
+        let token = manager.refresh_rejected(&app(), unknown).await.unwrap();
+        assert_eq!(token, good);
+    }
+    assert_eq!(world.issuer.fetch_count(), 1);
+    world.issuer.end(&app(), 40014);
+    let value = good.expose_secret();
+    assert!(manager.refresh_rejected(&app(), value).await.is_ok());
+    assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_reported_before_there_is_a_token_is_not_taken_from_the_store() {
+    let world = World::new();
+    let store = crate::MokaStore::new();
+    let [one, two] = [(); 2].map(|()| world.builder().store(store.clone()).build());
+    let stored = one.token(&app()).await.unwrap();
+    let token = two.refresh_rejected(&app(), "unknown").await.unwrap();
+    assert_eq!(token, stored, "another value is in the store");
+
+    let three = world.builder().store(store).build();
+    world.issuer.end(&app(), 40014);
+    let value = stored.expose_secret();
+    let new = three.refresh_rejected(&app(), value).await.unwrap();
+    assert_ne!(new.expose_secret(), value);
+    assert_eq!(world.issuer.fetch_count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_reports_a_value_may_be_dropped_at_any_point() {
+    for polls in 1..8 {
+        let world = World::new();
+        let (manager, app) = (world.manager(), app());
+        let old = manager.token(&app).await.unwrap();
+        world.issuer.end(&app, 40014);
+        world.issuer.takes(Duration::from_millis(300));
+        {
+            let mut caller = Box::pin(manager.refresh_rejected(&app, old.expose_secret()));
+            for _ in 0..polls {
+                assert!(poll!(&mut caller).is_pending());
+                yield_now().await;
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.issuer.fetch_count(), 2, "after {polls} polls");
+        let new = manager.refresh_rejected(&app, old.expose_secret()).await;
+        assert_eq!(new.unwrap(), manager.token(&app).await.unwrap());
+        assert_eq!(world.issuer.fetch_count(), 2);
+    }
 }
 
 #[tokio::test(start_paused = true)]
