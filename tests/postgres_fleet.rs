@@ -19,14 +19,18 @@ mod redis_support;
 mod support;
 
 use std::env;
+use std::fmt::Debug;
 use std::io::{self, BufRead};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use postgres_support::{PostgresDatabase, Server};
 use redis_support::{Process, Setup, within_a_minute};
-use reqwest_wecom::{AccessTokenMiddleware, Credentials, GetToken, SharedStore, TokenManager};
-use support::{Qyapi, SECRET, with_tokens};
+use reqwest_wecom::{
+    AccessToken, AccessTokenMiddleware, Credentials, GetToken, SharedStore, TokenManager,
+    TokenStore,
+};
+use support::{Answer, Qyapi, SECRET, app, with_tokens};
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
 
@@ -68,8 +72,18 @@ fn process() {
             Some(("call", n)) => {
                 let calls = (0..n.parse().unwrap()).map(|_| call());
                 let results = runtime.block_on(join_all(calls));
-                let errors: Vec<_> = results.iter().filter_map(|it| it.as_ref().err()).collect();
-                serde_json::to_string(&(results.len() - errors.len(), errors)).unwrap()
+                told(results)
+            }
+            Some(("refresh", n)) => {
+                let refreshes = (0..n.parse().unwrap()).map(|_| manager.refresh(&credentials));
+                told(runtime.block_on(join_all(refreshes)))
+            }
+            Some(("valid_for", numbers)) => {
+                let (n, secs) = numbers.split_once(' ').unwrap();
+                let min = Duration::from_secs(secs.parse().unwrap());
+                let all =
+                    (0..n.parse().unwrap()).map(|_| manager.token_valid_for(&credentials, min));
+                told(runtime.block_on(join_all(all)))
             }
             None if line == "token" => {
                 runtime.block_on(manager.token(&credentials)).unwrap();
@@ -82,6 +96,13 @@ fn process() {
     }
     // The test has closed the pipe for the output, so the test harness must not print a summary.
     std::process::exit(0);
+}
+
+/// How many have succeeded, and the errors of the others.
+fn told<T>(results: Vec<Result<T, impl Debug>>) -> String {
+    let errors = results.iter().filter_map(|it| it.as_ref().err());
+    let errors: Vec<_> = errors.map(|error| format!("{error:?}")).collect();
+    serde_json::to_string(&(results.len() - errors.len(), errors)).unwrap()
 }
 
 fn setup(qyapi: &Qyapi, postgres: &Server) -> Setup {
@@ -142,4 +163,54 @@ async fn a_fleet_whose_token_is_revoked_makes_one_more_gettoken() {
     qyapi.revoke(SECRET);
     all_call(&mut fleet).await;
     assert_eq!(qyapi.gettoken_count(), 2);
+}
+
+async fn all_succeed(fleet: &mut [Process], n: usize) {
+    for ended in join_all(fleet.iter_mut().map(Process::ended)).await {
+        assert_eq!(ended, (n, vec![]));
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_by_an_operator_ends_the_cooldown_of_a_fleet() {
+    let (qyapi, postgres) = (Qyapi::start().await, Server::start().await);
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &postgres)).await;
+    qyapi.script("gettoken", Answer::errcode(60011));
+    join_all(fleet.iter_mut().map(|process| process.begin_calls(1))).await;
+    for (succeeded, errors) in join_all(fleet.iter_mut().map(Process::ended)).await {
+        assert_eq!((succeeded, errors.len()), (0, 1));
+    }
+    assert_eq!(qyapi.gettoken_count(), 1);
+    fleet[0].begin_refreshes(CALLS).await;
+    all_succeed(&mut fleet[..1], CALLS).await;
+    all_call(&mut fleet).await;
+    assert_eq!(qyapi.gettoken_count(), 2);
+}
+
+#[tokio::test]
+async fn operators_of_all_processes_fetch_one_after_the_other_and_no_request_fails() {
+    let (qyapi, postgres) = (Qyapi::start().await, Server::start().await);
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &postgres)).await;
+    all_call(&mut fleet).await;
+    join_all(fleet.iter_mut().map(|process| process.begin_refreshes(1))).await;
+    all_succeed(&mut fleet, 1).await;
+    assert_eq!(qyapi.gettoken_count(), 1 + FLEET);
+    all_call(&mut fleet).await;
+    assert_eq!(qyapi.gettoken_count(), 1 + FLEET);
+}
+
+#[tokio::test]
+async fn a_fleet_that_needs_a_token_for_longer_makes_one_gettoken() {
+    let (qyapi, postgres) = (Qyapi::start().await, Server::start().await);
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &postgres)).await;
+    let (hour, now) = (Duration::from_secs(3600), SystemTime::now());
+    let half_used = AccessToken::from_parts(qyapi.issue(SECRET), now - hour, now + hour);
+    let store = SharedStore::new(postgres.database());
+    store.put(&qyapi.key(&app()), &half_used).await.unwrap();
+    for (secs, gettokens) in [(3000, 0), (5000, 1), (5000, 1)] {
+        let all = fleet.iter_mut();
+        join_all(all.map(|process| process.begin_valid_for(CALLS, secs))).await;
+        all_succeed(&mut fleet, CALLS).await;
+        assert_eq!(qyapi.gettoken_count(), gettokens);
+    }
 }

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use redis_support::{Process, Server, Setup, be_a_process_if_told, signal};
-use support::{Qyapi, Repeat, SECRET};
+use reqwest_wecom::{AccessToken, RedisStore, TokenStore};
+use support::{Answer, Qyapi, Repeat, SECRET, app};
 
 const FLEET: usize = 8;
 const CALLS: usize = 50;
@@ -155,6 +156,72 @@ async fn fetches_of_a_minute_with_a_wrong_secret(processes: usize) -> usize {
     }
     assert_eq!(qyapi.api_count(), 0);
     qyapi.gettoken_count()
+}
+
+#[tokio::test]
+async fn a_refresh_by_an_operator_ends_the_cooldown_of_a_fleet() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &redis)).await;
+    qyapi.script("gettoken", Answer::errcode(60011));
+    begin_calls(&mut fleet, 1).await;
+    for (succeeded, errors) in join_all(fleet.iter_mut().map(Process::ended)).await {
+        assert_eq!((succeeded, errors.len()), (0, 1));
+    }
+    assert_eq!(qyapi.gettoken_count(), 1);
+    // A crowd of operators makes one fetch.
+    fleet[0].begin_refreshes(CALLS).await;
+    assert_eq!(fleet[0].ended().await, (CALLS, vec![]));
+    assert_eq!(qyapi.gettoken_count(), 2);
+    begin_calls(&mut fleet, CALLS).await;
+    all_succeed(&mut fleet, CALLS).await;
+    assert_eq!(qyapi.gettoken_count(), 2);
+}
+
+#[tokio::test]
+async fn operators_of_all_processes_fetch_one_after_the_other_and_no_request_fails() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &redis)).await;
+    begin_calls(&mut fleet, 1).await;
+    all_succeed(&mut fleet, 1).await;
+    join_all(fleet.iter_mut().map(|process| process.begin_refreshes(1))).await;
+    all_succeed(&mut fleet, 1).await;
+    assert_eq!(qyapi.gettoken_count(), 1 + FLEET);
+    let (_, kept) = redis.kept("wecom:*").await.unwrap();
+    let newest = qyapi.current_token(SECRET).unwrap();
+    assert!(kept.contains(&newest), "an older token is kept");
+    begin_calls(&mut fleet, CALLS).await;
+    all_succeed(&mut fleet, CALLS).await;
+    qyapi.revoke(SECRET);
+    begin_calls(&mut fleet, CALLS).await;
+    all_succeed(&mut fleet, CALLS).await;
+    assert_eq!(qyapi.gettoken_count(), 1 + FLEET + 1);
+}
+
+#[tokio::test]
+async fn a_fleet_that_needs_a_token_for_longer_makes_one_gettoken() {
+    let (qyapi, redis) = (Qyapi::start().await, Server::start());
+    let mut fleet = Process::start_many(FLEET, &setup(&qyapi, &redis)).await;
+    let (hour, now) = (Duration::from_secs(3600), SystemTime::now());
+    let half_used = AccessToken::from_parts(qyapi.issue(SECRET), now - hour, now + hour);
+    let client = reqwest_wecom::redis::Client::open(redis.url());
+    let store = RedisStore::builder(client.unwrap()).build();
+    store.put(&qyapi.key(&app()), &half_used).await.unwrap();
+    let valid_for = async |fleet: &mut [Process], secs| {
+        let all = fleet.iter_mut();
+        join_all(all.map(|process| process.begin_valid_for(CALLS, secs))).await;
+        join_all(fleet.iter_mut().map(Process::ended)).await
+    };
+    for (secs, gettokens) in [(3000, 0), (5000, 1), (5000, 1)] {
+        let ended = valid_for(&mut fleet, secs).await;
+        assert!(ended.iter().all(|it| *it == (CALLS, vec![])), "{ended:?}");
+        assert_eq!(qyapi.gettoken_count(), gettokens);
+    }
+    // No token lives for so long.
+    for (succeeded, errors) in valid_for(&mut fleet, 8000).await {
+        let is_it = |error: &String| error.contains("ExpiresTooSoon");
+        assert!(succeeded == 0 && errors.iter().all(is_it), "{errors:?}");
+    }
+    assert_eq!(qyapi.gettoken_count(), 1);
 }
 
 #[tokio::test]

@@ -197,6 +197,16 @@ impl Process {
         serde_json::from_str(&self.answer().await).unwrap()
     }
 
+    /// Lets so many operators force a refresh at once.
+    pub async fn begin_refreshes(&mut self, n: usize) {
+        self.tell(&format!("refresh {n}")).await;
+    }
+
+    /// Asks so many times at once for a token with so many seconds left.
+    pub async fn begin_valid_for(&mut self, n: usize, secs: u64) {
+        self.tell(&format!("valid_for {n} {secs}")).await;
+    }
+
     /// All at once, and all succeed.
     pub async fn calls(&mut self, n: usize) {
         self.begin_calls(n).await;
@@ -245,13 +255,31 @@ pub fn be_a_process_if_told() {
     let url = format!("{}cgi-bin/user/get", setup.api);
     println!("\n{MARK}ready");
     for line in io::stdin().lock().lines().map_while(Result::ok) {
-        let (what, number) = line.split_once(' ').unwrap_or((&line, "0"));
-        let number: u64 = number.parse().unwrap();
+        let mut words = line.split(' ');
+        let what = words.next().unwrap();
+        let mut number = || {
+            words
+                .next()
+                .map_or(0, |number| number.parse::<u64>().unwrap())
+        };
+        let (number, secs) = (number(), number());
         let answer = match what {
             "call" => told(runtime.block_on(join_all((0..number).map(|_| call(&client, &url))))),
             "traffic" => {
                 let time = Duration::from_millis(number);
                 told(runtime.block_on(traffic(&client, &url, time)))
+            }
+            "refresh" | "valid_for" => {
+                told(runtime.block_on(join_all((0..number).map(async |_| {
+                    let token = match what {
+                        "refresh" => manager.refresh(&credentials).await,
+                        _ => {
+                            let min = Duration::from_secs(secs);
+                            manager.token_valid_for(&credentials, min).await
+                        }
+                    };
+                    token.map(drop).map_err(|error| format!("{error:?}"))
+                }))))
             }
             "token" => {
                 runtime.block_on(manager.token(&credentials)).unwrap();
