@@ -1,5 +1,6 @@
 //! The world in which a scene is played: a client, an API, and what goes wrong between them.
 
+use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -419,7 +420,46 @@ impl World {
                 assert_no_text_twice(&error);
             }
         }
+        self.look_at_other_calls(places).await;
         self.look_at_values(places);
+    }
+
+    /// What operators get, those who need a token for a while, and those who report a value. What has failed fails on.
+    async fn look_at_other_calls(&self, places: &mut Places) {
+        let (manager, credentials) = (&self.manager, &self.credentials);
+        let [first, second] = self.canaries.tokens;
+        let day = Duration::from_secs(24 * 60 * 60);
+        for (what, result) in [
+            ("forced refresh", manager.refresh(credentials).await),
+            (
+                "token for a day",
+                manager.token_valid_for(credentials, day).await,
+            ),
+            (
+                "token for a while",
+                manager.token_valid_for(credentials, Duration::ZERO).await,
+            ),
+            (
+                "refresh after a report",
+                manager.refresh_rejected(credentials, second).await,
+            ),
+            (
+                "refresh after a late report",
+                manager.refresh_rejected(credentials, first).await,
+            ),
+        ] {
+            // It is a matter of luck which of them succeed.
+            let text = match &result {
+                Ok(token) => format!("{token:?} {token:#?}"),
+                Err(error) => {
+                    assert_no_text_twice(error);
+                    let chain =
+                        std::iter::successors(Some(error as &dyn StdError), |&it| it.source());
+                    chain.map(|it| format!("{it}\n{it:?}\n{it:#?}\n")).collect()
+                }
+            };
+            places.look(what, &text);
+        }
     }
 
     /// Brings all to where the stage begins, and lets the failure come then.
