@@ -77,6 +77,10 @@ counters! {
         pub refreshes_rejected: u64,
         /// Looks into the store because the local copy was older than [`local_copy`](crate::TokenManagerBuilder::local_copy).
         pub refreshes_stale: u64,
+        /// Refreshes for [`token_valid_for`](crate::TokenManager::token_valid_for), because the local copy was to expire too soon.
+        pub refreshes_short: u64,
+        /// Refreshes that an operator forced, with [`refresh`](crate::TokenManager::refresh).
+        pub refreshes_forced: u64,
 
         /// Requests that were sent again with another token after the API had rejected theirs.
         ///

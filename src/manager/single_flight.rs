@@ -189,6 +189,8 @@ impl Trigger {
             Self::Expired => &counters.refreshes_expired,
             Self::Rejected => &counters.refreshes_rejected,
             Self::Stale => &counters.refreshes_stale,
+            Self::Short => &counters.refreshes_short,
+            Self::Forced => &counters.refreshes_forced,
         }
     }
 }

@@ -61,6 +61,29 @@ impl AccessTokenMiddlewareBuilder {
     ///         .build()
     /// }
     /// ```
+    ///
+    /// # Rotating a secret
+    ///
+    /// To replace a secret while the program runs, let the function read the credentials from a lock. The next request then fetches a token with the
+    /// new secret. A cooldown of the old secret does not hold that back. A [`Credentials`] extension on each request works too.
+    ///
+    /// ```
+    /// use std::sync::{Arc, PoisonError, RwLock};
+    /// use reqwest_wecom::{AccessTokenMiddleware, Credentials, TokenManager};
+    ///
+    /// fn middleware(manager: TokenManager, current: Arc<RwLock<Credentials>>) -> AccessTokenMiddleware {
+    ///     AccessTokenMiddleware::builder(manager)
+    ///         .credentials_for(move |_request, _extensions| {
+    ///             let current = current.read().unwrap_or_else(PoisonError::into_inner);
+    ///             Some(current.clone())
+    ///         })
+    ///         .build()
+    /// }
+    ///
+    /// # fn f(current: Arc<RwLock<Credentials>>) {
+    /// *current.write().unwrap_or_else(PoisonError::into_inner) = Credentials::new("ww1234", "new secret");
+    /// # }
+    /// ```
     pub fn credentials_for(
         mut self,
         choose: impl Fn(&Request, &Extensions) -> Option<Credentials> + Send + Sync + 'static,
