@@ -56,21 +56,21 @@ impl Error {
     /// The manager retries up to 3 times within the [fetch limit](crate::TokenManagerBuilder::fetch_limit). If all tries fail, a cooldown of
     /// 1 s starts. It doubles with each further failure, up to 30 s. For a longer wait, use [`with_retry_after`](Self::with_retry_after).
     pub fn transient(cause: impl Into<BoxError>) -> Self {
-        Self::caused(Reason::Transient, cause.into(), None)
+        Self::caused(Reason::Transient, cause.into(), &[])
     }
 
     /// The fetch failed, and another try will not help: the secret is wrong, for example.
     ///
     /// The manager does not retry. A cooldown of 10 s starts. It doubles with each further failure, up to 5 min.
     pub fn refused(cause: impl Into<BoxError>) -> Self {
-        Self::caused(Reason::Refused, cause.into(), None)
+        Self::caused(Reason::Refused, cause.into(), &[])
     }
 
     /// The source has no token yet: it is waiting for a message from WeCom or for another process, for example.
     ///
     /// There is no retry and no cooldown. The next request asks the source again.
     pub fn not_ready(cause: impl Into<BoxError>) -> Self {
-        Self::caused(Reason::NotReady, cause.into(), None)
+        Self::caused(Reason::NotReady, cause.into(), &[])
     }
 
     /// The issuer returned this errcode. For what it means, see <https://developer.work.weixin.qq.com/document/path/90313>.
@@ -213,14 +213,14 @@ impl Error {
         Self::of(Reason::NoRuntime)
     }
 
-    /// [`transient`](Self::transient), where the cause may show this secret.
-    pub(crate) fn transient_without(secret: &str, cause: impl Into<BoxError>) -> Self {
-        Self::caused(Reason::Transient, cause.into(), Some(secret))
+    /// [`transient`](Self::transient), where the cause may show these secrets.
+    pub(crate) fn transient_without(secrets: &[&str], cause: impl Into<BoxError>) -> Self {
+        Self::caused(Reason::Transient, cause.into(), secrets)
     }
 
-    /// [`refused`](Self::refused), where the cause may show this secret.
-    pub(crate) fn refused_without(secret: &str, cause: impl Into<BoxError>) -> Self {
-        Self::caused(Reason::Refused, cause.into(), Some(secret))
+    /// [`refused`](Self::refused), where the cause may show these secrets.
+    pub(crate) fn refused_without(secrets: &[&str], cause: impl Into<BoxError>) -> Self {
+        Self::caused(Reason::Refused, cause.into(), secrets)
     }
 
     /// What the issuer said beside the errcode.
@@ -239,9 +239,9 @@ impl Error {
         }))
     }
 
-    fn caused(reason: Reason, cause: BoxError, secret: Option<&str>) -> Self {
+    fn caused(reason: Reason, cause: BoxError, secrets: &[&str]) -> Self {
         Self(Arc::new(Inner {
-            cause: Some(Cause::new(cause, &[&reason.to_string(), NO_TOKEN], secret)),
+            cause: Some(Cause::new(cause, &[&reason.to_string(), NO_TOKEN], secrets)),
             reason,
             retry_after: None,
         }))

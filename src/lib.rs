@@ -40,7 +40,7 @@ pub use crate::kind::TokenKind;
 pub use crate::manager::{RejectionScope, TokenManager, TokenManagerBuilder, TokenStatus};
 pub use crate::middleware::{AccessTokenMiddleware, AccessTokenMiddlewareBuilder};
 pub use crate::scope::NoAccessToken;
-pub use crate::source::{Audience, FetchRequest, GetToken, StoreOnly, TokenSource};
+pub use crate::source::{Audience, FetchRequest, GetToken, ProviderToken, StoreOnly, TokenSource};
 pub use crate::stats::Stats;
 pub use crate::store::{Kept, MokaStore, SharedDatabase, SharedStore, TokenStore};
 #[cfg(feature = "redis")]

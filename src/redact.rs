@@ -91,13 +91,13 @@ pub(crate) fn request_error(error: &reqwest_middleware::Error) -> Option<&reqwes
     }
 }
 
-/// Takes all that may be secret out of the URL of a request's error: the query, the fragment, the user name and the password, and the secret
-/// wherever else a redirect has put it.
-pub(crate) fn take_out_of_request_error(error: &mut reqwest::Error, secret: Option<&str>) {
+/// Takes all that may be secret out of the URL of a request's error: the query, the fragment, the user name and the password, and the secrets
+/// wherever else a redirect has put them.
+pub(crate) fn take_out_of_request_error(error: &mut reqwest::Error, secrets: &[&str]) {
     if let Some(url) = error.url_mut() {
         url.set_query(None);
         take_out_credentials(url);
-        if let Some(secret) = secret {
+        for secret in secrets {
             take_out(url, secret);
         }
     }

@@ -3,6 +3,8 @@
 mod answer;
 mod audience;
 mod gettoken;
+mod issuer;
+mod provider_token;
 mod request;
 mod store_only;
 
@@ -12,6 +14,7 @@ use async_trait::async_trait;
 
 pub use self::audience::Audience;
 pub use self::gettoken::GetToken;
+pub use self::provider_token::ProviderToken;
 pub use self::request::FetchRequest;
 pub use self::store_only::StoreOnly;
 use crate::{Error, FetchedToken};

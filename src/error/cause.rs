@@ -19,7 +19,7 @@ pub(super) struct Cause {
 impl Cause {
     /// Keeps the error itself where nothing in it can give away a secret, and otherwise what it says.
     /// `before`: what the error that it causes says itself.
-    pub(super) fn new(error: BoxError, before: &[&str], secret: Option<&str>) -> Self {
+    pub(super) fn new(error: BoxError, before: &[&str], secrets: &[&str]) -> Self {
         let mut error = match error.downcast::<reqwest_middleware::Error>() {
             Ok(error) => match *error {
                 reqwest_middleware::Error::Reqwest(error) => error.into(),
@@ -29,12 +29,12 @@ impl Cause {
         };
         let (is_timeout, is_connect) = (tells_of_timeout(&*error), tells_of_connecting(&*error));
         if let Some(error) = error.downcast_mut::<reqwest::Error>() {
-            redact::take_out_of_request_error(error, secret);
+            redact::take_out_of_request_error(error, secrets);
         }
-        let error = if is_harmless(&*error, before, secret) {
+        let error = if is_harmless(&*error, before, secrets) {
             error
         } else {
-            Box::new(Said::by(&*error, before, secret))
+            Box::new(Said::by(&*error, before, secrets))
         };
         Self {
             error: error.into(),
@@ -102,11 +102,11 @@ fn any_in(
 }
 
 /// Whether the error can be kept as it is: neither its text nor its `Debug` form can give away a secret, and it says nothing twice.
-fn is_harmless(error: &(dyn StdError + 'static), before: &[&str], secret: Option<&str>) -> bool {
+fn is_harmless(error: &(dyn StdError + 'static), before: &[&str], secrets: &[&str]) -> bool {
     let all = redact::all_that_is_said(error);
     !redact::repeats_itself(error, before)
         && !redact::may_show_secret(&all)
-        && secret.is_none_or(|secret| !redact::shows(&all, secret))
+        && !secrets.iter().any(|secret| redact::shows(&all, secret))
         && shows_what_it_says(error)
 }
 
@@ -177,24 +177,20 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    pub(crate) fn by(
-        error: &(dyn StdError + 'static),
-        before: &[&str],
-        secret: Option<&str>,
-    ) -> Self {
+    pub(crate) fn by(error: &(dyn StdError + 'static), before: &[&str], secrets: &[&str]) -> Self {
         let mut texts = redact::said(error, before).into_iter();
         let first = texts
             .next()
             .unwrap_or_else(|| "(nothing more is known)".to_owned());
         let source = texts.rev().fold(None, |source, text| {
-            Some(Box::new(Self::new(&text, source, secret)))
+            Some(Box::new(Self::new(&text, source, secrets)))
         });
-        Self::new(&first, source, secret)
+        Self::new(&first, source, secrets)
     }
 
-    fn new(text: &str, source: Option<Box<Self>>, secret: Option<&str>) -> Self {
+    fn new(text: &str, source: Option<Box<Self>>, secrets: &[&str]) -> Self {
         Self {
-            text: redact::redact(text, secret),
+            text: redact::redact(text, secrets.iter().copied()),
             source,
         }
     }

@@ -16,7 +16,7 @@ pub(crate) fn without_token(
     // The URL of a layer's own error cannot be reached.
     let value = pair.token.expose_secret();
     if redact::shows(&redact::all_that_is_said(&error), value) {
-        let said = Said::by(&error, &[], Some(value));
+        let said = Said::by(&error, &[], &[value]);
         return reqwest_middleware::Error::middleware(said);
     }
     error

@@ -1,14 +1,17 @@
 //! Reading what an issuer answers: a token, or why there is none.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer};
+use serde::Deserializer as _;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::issuer::Call;
 use crate::errcode::{self, without_bom};
 use crate::redact::redact;
 use crate::token::{MAX_LIFETIME, is_blank};
@@ -20,42 +23,27 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 /// How much of an errmsg is kept, in characters.
 const LONGEST_MESSAGE: usize = 300;
 
-#[derive(Deserialize)]
-struct Answer {
-    errmsg: Option<Value>,
-    #[serde(default, deserialize_with = "wiped_when_dropped")]
-    access_token: Option<SecretString>,
-    expires_in: Option<Value>,
-}
-
-fn wiped_when_dropped<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<SecretString>, D::Error> {
-    let value = Option::<String>::deserialize(deserializer)?;
-    Ok(value.map(SecretString::from))
-}
-
-/// What is wrong with an answer of `gettoken`. The body is never quoted, since it may contain a token.
+/// What is wrong with an answer. The body is never quoted, since it may contain a token.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    #[error("gettoken returned HTTP {0}")]
-    Status(StatusCode),
-    #[error("gettoken returned {0} bytes that are not the expected JSON: check the base URL")]
-    NotJson(usize),
-    #[error("gettoken returned more than {LONGEST_ANSWER} bytes: check the base URL")]
-    TooLong,
-    #[error("gettoken returned no access_token")]
-    NoToken,
-    #[error("gettoken returned an empty access_token")]
-    EmptyToken,
-    #[error("gettoken returned no expires_in, or its value is not a whole number of seconds")]
-    NoLifetime,
+    #[error("{0} returned HTTP {1}")]
+    Status(&'static str, StatusCode),
+    #[error("{0} returned {1} bytes that are not the expected JSON: check the base URL")]
+    NotJson(&'static str, usize),
+    #[error("{0} returned more than {LONGEST_ANSWER} bytes: check the base URL")]
+    TooLong(&'static str),
+    #[error("{0} returned no {1}")]
+    NoToken(&'static str, &'static str),
+    #[error("{0} returned an empty {1}")]
+    EmptyToken(&'static str, &'static str),
+    #[error("{0} returned no expires_in, or its value is not a whole number of seconds")]
+    NoLifetime(&'static str),
 }
 
-/// Reads the answer to a call that was made with this secret.
-pub(super) async fn read(response: Response, secret: &str) -> Result<FetchedToken, Error> {
+/// Reads the answer to this call.
+pub(super) async fn read(response: Response, call: &Call<'_>) -> Result<FetchedToken, Error> {
     let asked = retry_after(response.headers());
-    read_answer(response, secret)
+    read_answer(response, call)
         .await
         .map_err(|error| match asked {
             Some(time) => error.with_retry_after(time),
@@ -63,61 +51,110 @@ pub(super) async fn read(response: Response, secret: &str) -> Result<FetchedToke
         })
 }
 
-async fn read_answer(response: Response, secret: &str) -> Result<FetchedToken, Error> {
+async fn read_answer(response: Response, call: &Call<'_>) -> Result<FetchedToken, Error> {
     let status = response.status();
+    let unusable = Unusable::Status(call.name(), status);
     if may_pass(status) {
-        return Err(Error::transient(Unusable::Status(status)));
+        return Err(Error::transient(unusable));
     }
     if !status.is_success() {
-        return Err(Error::refused(Unusable::Status(status)));
+        return Err(Error::refused(unusable));
     }
-    let body = read_body(response, secret).await?;
-    token_in(&body, secret)
+    let body = read_body(response, call).await?;
+    token_in(&body, call)
 }
 
-async fn read_body(mut response: Response, secret: &str) -> Result<BytesMut, Error> {
+async fn read_body(mut response: Response, call: &Call<'_>) -> Result<BytesMut, Error> {
     let mut body = BytesMut::new();
-    let failed = |error| Error::transient_without(secret, error);
+    let failed = |error| Error::transient_without(call.secrets, error);
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > LONGEST_ANSWER {
-            return Err(Error::refused(Unusable::TooLong));
+            return Err(Error::refused(Unusable::TooLong(call.name())));
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body)
 }
 
-fn token_in(body: &[u8], secret: &str) -> Result<FetchedToken, Error> {
-    let answer = serde_json::from_slice::<Answer>(without_bom(body));
+fn token_in(body: &[u8], call: &Call<'_>) -> Result<FetchedToken, Error> {
+    let (name, field) = (call.name(), call.field);
+    let answer = Answer::of_json(body, field);
     let errcode = errcode::of_json(body).filter(|errcode| *errcode != 0);
     let answer = match (answer, errcode) {
         (Ok(answer), _) => answer,
         (Err(_quotes_the_body), Some(errcode)) => return Err(Error::api(errcode, "")),
         (Err(_quotes_the_body), None) => {
-            return Err(Error::refused(Unusable::NotJson(body.len())));
+            return Err(Error::refused(Unusable::NotJson(name, body.len())));
         }
     };
-    match errcode {
-        None => {}
-        Some(errcode) => {
-            let token = answer.access_token.as_ref();
-            let secrets = [Some(secret), token.map(ExposeSecret::expose_secret)];
-            let errmsg = answer.errmsg.as_ref().and_then(Value::as_str);
-            let errmsg = redact(errmsg.unwrap_or_default(), secrets.into_iter().flatten());
-            let errmsg: String = errmsg.chars().take(LONGEST_MESSAGE).collect();
-            return Err(Error::api(errcode, errmsg));
-        }
+    if let Some(errcode) = errcode {
+        return Err(Error::api(errcode, answer.errmsg_without(call.secrets)));
     }
-    let value = match answer.access_token {
-        None => return Err(Error::refused(Unusable::NoToken)),
+    let value = match answer.token {
+        None => return Err(Error::refused(Unusable::NoToken(name, field))),
         Some(value) if is_blank(value.expose_secret()) => {
-            return Err(Error::refused(Unusable::EmptyToken));
+            return Err(Error::refused(Unusable::EmptyToken(name, field)));
         }
         Some(value) => value,
     };
     let expires_in = answer.expires_in.as_ref().and_then(lifetime);
-    let expires_in = expires_in.ok_or_else(|| Error::refused(Unusable::NoLifetime))?;
+    let expires_in = expires_in.ok_or_else(|| Error::refused(Unusable::NoLifetime(name)))?;
     Ok(FetchedToken::from_secret(value, expires_in))
+}
+
+#[derive(Default)]
+struct Answer {
+    errmsg: Option<Value>,
+    token: Option<SecretString>,
+    expires_in: Option<Value>,
+}
+
+impl Answer {
+    fn of_json(json: &[u8], field: &str) -> serde_json::Result<Self> {
+        let mut json = serde_json::Deserializer::from_slice(without_bom(json));
+        let answer = json.deserialize_map(TokenIn(field))?;
+        json.end()?;
+        Ok(answer)
+    }
+
+    fn errmsg_without(&self, secrets: &[&str]) -> String {
+        let token = self.token.as_ref().map(ExposeSecret::expose_secret);
+        let errmsg = self.errmsg.as_ref().and_then(Value::as_str);
+        let errmsg = redact(
+            errmsg.unwrap_or_default(),
+            secrets.iter().copied().chain(token),
+        );
+        errmsg.chars().take(LONGEST_MESSAGE).collect()
+    }
+}
+
+/// Reads an answer whose token is in the field of this name.
+struct TokenIn<'a>(&'a str);
+
+impl<'de> Visitor<'de> for TokenIn<'_> {
+    type Value = Answer;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Answer, A::Error> {
+        let mut answer = Answer::default();
+        while let Some(name) = map.next_key::<String>()? {
+            match &*name {
+                "errmsg" => answer.errmsg = map.next_value()?,
+                "expires_in" => answer.expires_in = map.next_value()?,
+                name if name == self.0 => {
+                    // `SecretString` wipes the value when it is dropped.
+                    answer.token = map.next_value::<Option<String>>()?.map(SecretString::from);
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(answer)
+    }
 }
 
 /// Whether the same call may succeed soon.

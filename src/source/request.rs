@@ -1,4 +1,4 @@
-use crate::{AccessToken, Credentials};
+use crate::{AccessToken, Credentials, Error};
 
 /// The argument of [`TokenSource::fetch`](crate::TokenSource::fetch): which app needs a token, and why.
 ///
@@ -63,5 +63,11 @@ impl FetchRequest {
     /// cached one.
     pub fn is_forced(&self) -> bool {
         self.is_forced
+    }
+
+    /// The secret of the app, or an error that says that there is none.
+    pub(super) fn secret(&self) -> Result<&str, Error> {
+        let secret = self.credentials.expose_secret();
+        secret.ok_or_else(|| Error::no_secret(self.credentials.id()))
     }
 }
