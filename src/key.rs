@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug, Display};
 use std::sync::Arc;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 use crate::{Audience, Credentials};
 
@@ -75,8 +75,12 @@ impl TokenKey {
 
 /// `{kind}:{id}:{app}`, each part encoded so that it has no colon. For the public API, this is the key.
 pub(crate) fn name(kind: &str, id: &str, app: &str) -> Arc<str> {
-    let encoded = |part| utf8_percent_encode(part, IN_PART);
-    format!("{}:{}:{}", encoded(kind), encoded(id), encoded(app)).into()
+    format!("{}:{}:{}", part(kind), part(id), part(app)).into()
+}
+
+/// A text as a part of a key, encoded so that it has no colon.
+pub(crate) fn part(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, IN_PART)
 }
 
 fn deployment(audience: &Audience) -> String {

@@ -18,6 +18,7 @@ mod replay;
 mod reply;
 mod resumed;
 mod scope;
+mod sent_tokens;
 mod source;
 mod stats;
 mod store;
@@ -40,7 +41,10 @@ pub use crate::kind::TokenKind;
 pub use crate::manager::{RejectionScope, TokenManager, TokenManagerBuilder, TokenStatus};
 pub use crate::middleware::{AccessTokenMiddleware, AccessTokenMiddlewareBuilder};
 pub use crate::scope::NoAccessToken;
-pub use crate::source::{Audience, FetchRequest, GetToken, ProviderToken, StoreOnly, TokenSource};
+pub use crate::source::{
+    Audience, CorpToken, DownstreamToken, FetchRequest, GetToken, ProviderToken, SpecToken,
+    StoreOnly, SuiteTickets, SuiteToken, TokenSource,
+};
 pub use crate::stats::Stats;
 pub use crate::store::{Kept, MokaStore, SharedDatabase, SharedStore, TokenStore};
 #[cfg(feature = "redis")]

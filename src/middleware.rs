@@ -18,6 +18,7 @@ use crate::manager::{Served, Tenant};
 use crate::replay::Replay;
 use crate::reply::Reply;
 use crate::scope::{Pair, Scope};
+use crate::sent_tokens::SentTokens;
 use crate::time_left::TimeLeft;
 use crate::{
     AccessToken, Credentials, Error, ErrorKind, GetToken, RejectionScope, TokenManager, TokenStore,
@@ -307,6 +308,7 @@ impl AccessTokenMiddleware {
         extensions: &'a mut Extensions,
         next: Next<'a>,
     ) -> impl Future<Output = reqwest_middleware::Result<Reply>> + Send + 'a {
+        SentTokens::add(extensions, pair.token);
         pair.put_on(request.url_mut());
         time.limit(&mut request);
         let sending = next.run(*request, extensions);

@@ -2,21 +2,31 @@
 
 mod answer;
 mod audience;
+mod corp_token;
+mod downstream_token;
 mod gettoken;
 mod issuer;
 mod provider_token;
 mod request;
+mod spec_token;
 mod store_only;
+mod suite_tickets;
+mod suite_token;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 pub use self::audience::Audience;
+pub use self::corp_token::CorpToken;
+pub use self::downstream_token::DownstreamToken;
 pub use self::gettoken::GetToken;
 pub use self::provider_token::ProviderToken;
 pub use self::request::FetchRequest;
+pub use self::spec_token::SpecToken;
 pub use self::store_only::StoreOnly;
+pub use self::suite_tickets::SuiteTickets;
+pub use self::suite_token::SuiteToken;
 use crate::{Error, FetchedToken};
 
 /// Where new tokens come from.

@@ -223,10 +223,11 @@ mod calls {
     async fn some_paths_take_other_credentials() {
         let qyapi = Qyapi::start().await;
         for (path, expected) in [
-            ("service/get_login_info?access_token=providers", 0),
+            ("service/get_login_info?access_token=providers", 40082),
             ("webhook/send?key=k", 0),
             ("wedoc/smartsheet/webhook?key=k", 0),
-            ("license/create_new_order", 0),
+            ("license/create_new_order", 41001),
+            ("service/get_admin_list", 41001),
             ("paytool/open_order", 0),
             ("advanced_api/corp/list", 0),
             ("hardware/get_device_feature", 0),

@@ -40,10 +40,14 @@ enum Unusable {
     NoLifetime(&'static str),
 }
 
-/// Reads the answer to this call.
-pub(super) async fn read(response: Response, call: &Call<'_>) -> Result<FetchedToken, Error> {
+/// Reads the answer to this call. No error shows these secrets.
+pub(super) async fn read(
+    response: Response,
+    call: &Call<'_>,
+    secrets: &[&str],
+) -> Result<FetchedToken, Error> {
     let asked = retry_after(response.headers());
-    read_answer(response, call)
+    read_answer(response, call, secrets)
         .await
         .map_err(|error| match asked {
             Some(time) => error.with_retry_after(time),
@@ -51,7 +55,11 @@ pub(super) async fn read(response: Response, call: &Call<'_>) -> Result<FetchedT
         })
 }
 
-async fn read_answer(response: Response, call: &Call<'_>) -> Result<FetchedToken, Error> {
+async fn read_answer(
+    response: Response,
+    call: &Call<'_>,
+    secrets: &[&str],
+) -> Result<FetchedToken, Error> {
     let status = response.status();
     let unusable = Unusable::Status(call.name(), status);
     if may_pass(status) {
@@ -60,13 +68,17 @@ async fn read_answer(response: Response, call: &Call<'_>) -> Result<FetchedToken
     if !status.is_success() {
         return Err(Error::refused(unusable));
     }
-    let body = read_body(response, call).await?;
-    token_in(&body, call)
+    let body = read_body(response, call, secrets).await?;
+    token_in(&body, call, secrets)
 }
 
-async fn read_body(mut response: Response, call: &Call<'_>) -> Result<BytesMut, Error> {
+async fn read_body(
+    mut response: Response,
+    call: &Call<'_>,
+    secrets: &[&str],
+) -> Result<BytesMut, Error> {
     let mut body = BytesMut::new();
-    let failed = |error| Error::transient_without(call.secrets, error);
+    let failed = |error| Error::transient_without(secrets, error);
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > LONGEST_ANSWER {
             return Err(Error::refused(Unusable::TooLong(call.name())));
@@ -76,7 +88,7 @@ async fn read_body(mut response: Response, call: &Call<'_>) -> Result<BytesMut, 
     Ok(body)
 }
 
-fn token_in(body: &[u8], call: &Call<'_>) -> Result<FetchedToken, Error> {
+fn token_in(body: &[u8], call: &Call<'_>, secrets: &[&str]) -> Result<FetchedToken, Error> {
     let (name, field) = (call.name(), call.field);
     let answer = Answer::of_json(body, field);
     let errcode = errcode::of_json(body).filter(|errcode| *errcode != 0);
@@ -88,7 +100,7 @@ fn token_in(body: &[u8], call: &Call<'_>) -> Result<FetchedToken, Error> {
         }
     };
     if let Some(errcode) = errcode {
-        return Err(Error::api(errcode, answer.errmsg_without(call.secrets)));
+        return Err(Error::api(errcode, answer.errmsg_without(secrets)));
     }
     let value = match answer.token {
         None => return Err(Error::refused(Unusable::NoToken(name, field))),

@@ -9,7 +9,8 @@ use crate::{Error, FetchedToken, TokenKind};
 /// Fetches tokens from WeCom, with `GET {base URL}/cgi-bin/gettoken`
 /// (<https://developer.work.weixin.qq.com/document/path/91039>).
 ///
-/// It needs [`Credentials`](crate::Credentials) with a secret.
+/// It needs [`Credentials`](crate::Credentials) with a secret. For an app that you develop on a customer's behalf (代开发应用), that is the
+/// customer's permanent code: `Credentials::new(customer_corp_id, permanent_code)`.
 ///
 /// You can pass a client with other middleware. The secret travels in the URL, so that middleware sees it and may log it.
 ///

@@ -9,7 +9,8 @@ use reqwest_middleware::ClientWithMiddleware;
 use serde_json::Value;
 
 use super::{Audience, answer};
-use crate::{Error, FetchedToken, RejectionScope, TokenKind, redact};
+use crate::sent_tokens::SentTokens;
+use crate::{AccessToken, Error, FetchedToken, RejectionScope, TokenKind, redact};
 
 /// An API that issues one kind of token, and the client that calls it.
 #[derive(Clone)]
@@ -24,7 +25,7 @@ pub(super) struct Call<'a> {
     pub(super) path: &'static str,
     /// The field of the answer that has the token.
     pub(super) field: &'static str,
-    /// What no error may show.
+    /// What no error may show, beside a token that the client adds.
     pub(super) secrets: &'a [&'a str],
     /// If the client adds another token to the call: what a rejection of that token is about.
     pub(super) scope: Option<RejectionScope>,
@@ -81,7 +82,8 @@ impl Issuer {
     }
 
     async fn send(&self, call: &Call<'_>, request: Request) -> Result<FetchedToken, Error> {
-        let mut extensions = Extensions::new();
+        let (mut extensions, sent_tokens) = (Extensions::new(), SentTokens::default());
+        extensions.insert(sent_tokens.clone());
         if let Some(scope) = &call.scope {
             extensions.insert(scope.clone());
         }
@@ -89,8 +91,11 @@ impl Issuer {
             .http
             .execute_with_extensions(request, &mut extensions)
             .await;
-        let response = sent.map_err(|error| not_sent(error, call.secrets))?;
-        answer::read(response, call).await
+        let tokens = sent_tokens.take();
+        let tokens = tokens.iter().map(AccessToken::expose_secret);
+        let secrets: Vec<_> = call.secrets.iter().copied().chain(tokens).collect();
+        let response = sent.map_err(|error| not_sent(error, &secrets))?;
+        answer::read(response, call, &secrets).await
     }
 }
 

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::{
     Shared,
     answer::{Answer, Reads},
-    media,
+    issuer::Issuer,
+    media, provider,
     received::{Log, Received},
 };
 
@@ -78,6 +79,9 @@ async fn read(qyapi: Arc<Shared>, number: usize, mut body: Incoming) -> Bytes {
 
 async fn decide(qyapi: &Shared, call: &Received) -> Answer {
     let path = call.path.as_str();
+    if let Some(answer) = provider::decide(qyapi, call) {
+        return answer;
+    }
     if path.starts_with('/') {
         return Answer::status(404);
     }
@@ -123,8 +127,13 @@ fn gettoken(qyapi: &Shared, call: &Received) -> Answer {
     if errcode != 0 {
         return Answer::errcode(errcode);
     }
-    let (token, lifetime) = issuer.issue(&secret);
-    let fields = json!({ "access_token": token, "expires_in": lifetime.as_secs() });
+    issued(&mut issuer, &secret, "access_token")
+}
+
+/// The answer that gives a token of this app.
+pub(super) fn issued(issuer: &mut Issuer, secret: &str, field: &str) -> Answer {
+    let (token, lifetime) = issuer.issue(secret);
+    let fields = json!({ field: token, "expires_in": lifetime.as_secs() });
     if issuer.omit_errcode {
         Answer::json(fields.to_string())
     } else {

@@ -4,11 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use reqwest_wecom::{
-    AccessToken, AccessTokenMiddleware, Credentials, Error, ErrorKind, GetToken, StoreOnly,
-    TokenKey, TokenManager,
+    AccessToken, AccessTokenMiddleware, CorpToken, Credentials, Error, ErrorKind, GetToken,
+    StoreOnly, SuiteTickets, SuiteToken, TokenKey, TokenManager,
 };
 
-use super::{CORP, OTHER_SECRET, Qyapi, SECRET};
+use super::{CORP, OTHER_SECRET, Qyapi, SECRET, SUITE, suite};
 
 /// The first app of [`CORP`].
 pub fn app() -> Credentials {
@@ -98,5 +98,39 @@ impl Qyapi {
         let answer = client.get(self.url("agent/get")).send().await.unwrap();
         assert!(answer.text().await.unwrap().contains(r#""errcode":0"#));
         self.forget_received();
+    }
+}
+
+/// What it takes to use it as a service provider.
+impl Qyapi {
+    /// The tickets of [`SUITE`] in memory, with the good one.
+    pub async fn tickets(&self) -> SuiteTickets {
+        let tickets = SuiteTickets::new([SUITE]);
+        self.set_ticket("ticket-1");
+        tickets.put(SUITE, "ticket-1", 1).await.unwrap();
+        tickets
+    }
+
+    /// Its `get_suite_token`.
+    pub fn suite_source(&self, tickets: &SuiteTickets) -> SuiteToken {
+        SuiteToken::new(self.client(), tickets.clone()).base_url(self.base_url())
+    }
+
+    /// A client that sends requests as [`suite`], with the tokens of this manager.
+    pub fn as_suite(&self, manager: &TokenManager) -> ClientWithMiddleware {
+        let middleware = AccessTokenMiddleware::builder(manager.clone()).credentials(suite());
+        with_tokens(self.client(), middleware.build())
+    }
+
+    /// Its `get_corp_token`, with the suite tokens of this manager.
+    pub fn corp_source(&self, suites: &TokenManager) -> CorpToken {
+        CorpToken::new(self.as_suite(suites)).base_url(self.base_url())
+    }
+
+    /// A manager of suite tokens, and one of customers' tokens.
+    pub async fn provider_stack(&self) -> (TokenManager, TokenManager) {
+        let suites = TokenManager::builder(self.suite_source(&self.tickets().await)).build();
+        let customers = TokenManager::builder(self.corp_source(&suites)).build();
+        (suites, customers)
     }
 }

@@ -8,6 +8,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::provider::{PROVIDER, PROVIDER_SECRET, SUITE, SUITE_SECRET};
+
 /// A corp with two apps.
 pub const CORP: &str = "ww_corp";
 /// The secret of the first app of [`CORP`].
@@ -46,8 +48,8 @@ pub(super) struct Issuer {
 }
 
 struct App {
-    corp: &'static str,
-    secret: &'static str,
+    corp: String,
+    secret: String,
     /// The good ones, newest last.
     tokens: Vec<Token>,
 }
@@ -60,27 +62,53 @@ struct Token {
 
 impl Default for Issuer {
     fn default() -> Self {
-        let app = |corp, secret| App {
-            corp,
-            secret,
-            tokens: Vec::new(),
-        };
         Self {
             repeat: Repeat::default(),
             lifetime: Duration::from_secs(7200),
             suffix: String::new(),
             omit_errcode: false,
             apps: vec![
-                app(CORP, SECRET),
-                app(CORP, OTHER_SECRET),
-                app(OTHER_CORP, OTHER_CORP_SECRET),
+                App::new(CORP, SECRET),
+                App::new(CORP, OTHER_SECRET),
+                App::new(OTHER_CORP, OTHER_CORP_SECRET),
+                App::new(SUITE, SUITE_SECRET),
+                App::new(PROVIDER, PROVIDER_SECRET),
             ],
             verdicts: HashMap::new(),
         }
     }
 }
 
+impl App {
+    fn new(corp: &str, secret: &str) -> Self {
+        Self {
+            corp: corp.to_owned(),
+            secret: secret.to_owned(),
+            tokens: Vec::new(),
+        }
+    }
+}
+
 impl Issuer {
+    /// Adds an app, unless it is there already.
+    pub(super) fn add(&mut self, corp: &str, secret: &str) {
+        if self.check(corp, secret) != 0 {
+            self.apps.push(App::new(corp, secret));
+        }
+    }
+
+    /// The errcode for a call that takes the token of the app with this secret, and of no other.
+    pub(super) fn judge_of(&self, secret: &str, token: Option<&str>) -> i64 {
+        let Some(token) = token else { return 41001 };
+        let mut apps = self.apps.iter().filter(|app| app.secret == secret);
+        let mut good = apps.next().into_iter().flat_map(|app| &app.tokens);
+        if good.any(|good| good.value == token) {
+            return 0;
+        }
+        let verdict = self.verdicts.get(token).copied();
+        verdict.filter(|verdict| *verdict != 0).unwrap_or(40082)
+    }
+
     /// The errcode for these credentials.
     pub(super) fn check(&self, corp: &str, secret: &str) -> i64 {
         let mut apps = self.apps.iter().filter(|app| app.corp == corp).peekable();

@@ -20,6 +20,7 @@ mod gate;
 mod issuer;
 mod media;
 mod offline;
+mod provider;
 mod received;
 mod serve;
 
@@ -42,6 +43,10 @@ pub use self::{
     gate::Gate,
     issuer::{CORP, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, Repeat, SECRET},
     offline::{URL, offline, offline_plain, offline_with},
+    provider::{
+        BRANCH_AGENT, PROVIDER, PROVIDER_SECRET, SUITE, SUITE_SECRET, ZONE_SECRET, branch, code_of,
+        customer, provider, suite,
+    },
     received::Received,
 };
 use self::{
@@ -49,6 +54,7 @@ use self::{
     gate::Gateway,
     issuer::Issuer,
     media::Shelf,
+    provider::Provider,
     received::Log,
 };
 
@@ -69,6 +75,7 @@ pub struct Qyapi {
 struct Shared {
     prefix: String,
     issuer: Mutex<Issuer>,
+    provider: Mutex<Provider>,
     style: Mutex<Style>,
     script: Mutex<Script>,
     shelf: Mutex<Shelf>,
@@ -183,6 +190,11 @@ impl Qyapi {
     /// From now on the app's tokens are answered 42001.
     pub fn expire(&self, secret: &str) {
         self.issuer().end(secret, 42001);
+    }
+
+    /// From now on the app's tokens are answered this errcode.
+    pub fn reject(&self, secret: &str, errcode: i64) {
+        self.issuer().end(secret, errcode);
     }
 
     /// The newest token of the app that is still good.

@@ -1,0 +1,74 @@
+use async_trait::async_trait;
+use reqwest::Url;
+use reqwest_middleware::ClientWithMiddleware;
+use serde_json::json;
+
+use super::issuer::{Call, Issuer};
+use super::{Audience, FetchRequest, TokenSource};
+use crate::{Error, FetchedToken, TokenKind};
+
+const ISSUER: &str = "https://specapi.weixin.qq.com/";
+
+/// Fetches the access token of a program in the data and intelligence zone (数据与智能专区), with
+/// `POST https://specapi.weixin.qq.com/spec/gettoken` (<https://developer.work.weixin.qq.com/document/path/99691>).
+///
+/// It needs [`Credentials`](crate::Credentials) with the provider's corp id and the zone's secret (专区 Secret).
+///
+/// The host that issues these tokens is another than that of the API, so each has its own setting:
+/// [`issuer_url`](Self::issuer_url) and [`base_url`](Self::base_url).
+///
+/// # Errors
+///
+/// As for [`GetToken`](crate::GetToken#errors).
+#[derive(Clone, Debug)]
+pub struct SpecToken {
+    issuer: Issuer,
+    audience: Audience,
+}
+
+impl SpecToken {
+    /// Calls `spec/gettoken` at `https://specapi.weixin.qq.com` through this client, for requests to `https://qyapi.weixin.qq.com`.
+    pub fn new(http: impl Into<ClientWithMiddleware>) -> Self {
+        let mut issuer = Issuer::new(http, TokenKind::access_token());
+        #[expect(clippy::expect_used, reason = "a constant that a test parses")]
+        issuer.set_base_url(Url::parse(ISSUER).expect("a valid URL"));
+        Self {
+            issuer,
+            audience: Audience::default(),
+        }
+    }
+
+    /// Sets the [base URL](crate::GetToken::base_url) of the API, which decides which requests get the token. Default:
+    /// `https://qyapi.weixin.qq.com/`.
+    #[must_use]
+    pub fn base_url(mut self, base_url: Url) -> Self {
+        self.audience = Audience::new(base_url);
+        self
+    }
+
+    /// Sets where `spec/gettoken` is called: everything before `/spec/`. Default: `https://specapi.weixin.qq.com/`.
+    #[must_use]
+    pub fn issuer_url(mut self, issuer_url: Url) -> Self {
+        self.issuer.set_base_url(issuer_url);
+        self
+    }
+}
+
+#[async_trait]
+impl TokenSource for SpecToken {
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
+        let secret = request.secret()?;
+        let call = Call {
+            path: "spec/gettoken",
+            field: "access_token",
+            secrets: &[secret],
+            scope: None,
+        };
+        let body = json!({ "corpid": request.credentials().id(), "secret": secret });
+        self.issuer.post(&call, &body).await
+    }
+
+    fn audience(&self) -> Audience {
+        self.audience.clone()
+    }
+}
