@@ -9,69 +9,18 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::collections::HashMap;
-use std::future::pending;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest_wecom::{
-    BoxError, Error, ErrorKind, FetchRequest, Kept, SharedDatabase, SuiteTickets, TokenManager,
-    TokenSource, async_trait,
+    Error, ErrorKind, FetchRequest, SharedDatabase, SuiteTickets, TokenManager, TokenSource,
 };
-use support::{Answer, Qyapi, SUITE, SUITE_SECRET, chain, suite};
+use support::{Answer, Memory, Qyapi, SUITE, SUITE_SECRET, chain, suite};
 use tokio::time::{Instant, advance, pause, resume};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Values, and when they end.
-#[derive(Default)]
-struct Memory {
-    values: Mutex<HashMap<String, (Vec<u8>, Instant)>>,
-    fails: AtomicBool,
-    hangs: AtomicBool,
-}
-
-impl Memory {
-    async fn works(&self) -> Result<(), BoxError> {
-        if self.hangs.load(Ordering::SeqCst) {
-            pending::<()>().await;
-        }
-        match self.fails.load(Ordering::SeqCst) {
-            true => Err("the database says no to canary-ticket".into()),
-            false => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl SharedDatabase for Memory {
-    async fn load(&self, key: &str) -> Result<Option<Kept>, BoxError> {
-        self.works().await?;
-        let values = self.values.lock().unwrap();
-        let left = |end: &Instant| end.saturating_duration_since(Instant::now());
-        let live = values.get(key).filter(|(_, end)| !left(end).is_zero());
-        Ok(live.map(|(value, end)| Kept::new(value.clone(), left(end))))
-    }
-
-    async fn compare_and_swap(
-        &self,
-        key: &str,
-        expected: Option<&[u8]>,
-        new: &Kept,
-    ) -> Result<bool, BoxError> {
-        self.works().await?;
-        let (mut values, now) = (self.values.lock().unwrap(), Instant::now());
-        let live = values.get(key).filter(|(_, end)| *end > now);
-        let is_expected = live.map(|(value, _)| &value[..]) == expected;
-        if is_expected {
-            let row = (new.expose_secret().to_vec(), now + new.left());
-            values.insert(key.to_owned(), row);
-        }
-        Ok(is_expected)
-    }
-}
 
 /// Two processes that share a database.
 fn two() -> (SuiteTickets, SuiteTickets, Arc<Memory>) {

@@ -16,6 +16,7 @@ mod answer;
 mod api;
 mod body;
 mod client;
+mod database;
 mod gate;
 mod issuer;
 mod media;
@@ -40,6 +41,7 @@ pub use self::{
     answer::{Answer, Drip},
     body::{Ledger, MIB, noise, pieces, sha256, soon},
     client::{app, chain, is_kind, key, other_app, token, with_tokens},
+    database::Memory,
     gate::Gate,
     issuer::{CORP, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, Repeat, SECRET},
     offline::{URL, offline, offline_plain, offline_with},
