@@ -31,7 +31,8 @@ use crate::{Error, FetchedToken};
 
 /// Where new tokens come from.
 ///
-/// [`GetToken`] asks WeCom. Implement this trait to get tokens from somewhere else, such as a central token server:
+/// [`GetToken`] asks WeCom for the token of an app. Service providers use [`SuiteToken`], [`CorpToken`], [`ProviderToken`], [`DownstreamToken`]
+/// and [`SpecToken`]. Implement this trait to get tokens from somewhere else, such as a central token server:
 ///
 /// ```
 /// use std::time::Duration;
