@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 use reqwest_middleware::Middleware;
 use reqwest_wecom::{
     AccessToken, AccessTokenMiddleware, AccessTokenMiddlewareBuilder, Audience, BoxError,
-    Credentials, Error, ErrorKind, FetchRequest, FetchedToken, GetToken, Kept, MokaStore,
-    NoAccessToken, RejectionScope, SharedDatabase, Stats, StoreOnly, TokenKey, TokenKind,
-    TokenManager, TokenManagerBuilder, TokenSource, TokenStatus, TokenStore, async_trait,
+    CorpToken, Credentials, DownstreamToken, Error, ErrorKind, FetchRequest, FetchedToken,
+    GetToken, Kept, MokaStore, NoAccessToken, ProviderToken, RejectionScope, SharedDatabase,
+    SpecToken, Stats, StoreOnly, SuiteTickets, SuiteToken, TokenKey, TokenKind, TokenManager,
+    TokenManagerBuilder, TokenSource, TokenStatus, TokenStore, async_trait,
 };
 
 fn shared<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -27,7 +28,9 @@ fn everything_can_be_shared_between_threads_and_shown() {
     shared::<AccessTokenMiddlewareBuilder>();
     shared::<Audience>();
     shared::<BoxError>();
+    shared::<CorpToken>();
     shared::<Credentials>();
+    shared::<DownstreamToken>();
     shared::<Error>();
     shared::<ErrorKind>();
     shared::<FetchRequest>();
@@ -36,9 +39,13 @@ fn everything_can_be_shared_between_threads_and_shown() {
     shared::<Kept>();
     shared::<MokaStore>();
     shared::<NoAccessToken>();
+    shared::<ProviderToken>();
     shared::<RejectionScope>();
+    shared::<SpecToken>();
     shared::<Stats>();
     shared::<StoreOnly>();
+    shared::<SuiteTickets>();
+    shared::<SuiteToken>();
     shared::<TokenKey>();
     shared::<TokenKind>();
     shared::<TokenManager>();
@@ -58,7 +65,9 @@ fn handles_and_values_can_be_cloned() {
     cloned::<AccessTokenMiddleware>();
     cloned::<AccessTokenMiddlewareBuilder>();
     cloned::<Audience>();
+    cloned::<CorpToken>();
     cloned::<Credentials>();
+    cloned::<DownstreamToken>();
     cloned::<Error>();
     cloned::<FetchRequest>();
     cloned::<FetchedToken>();
@@ -66,8 +75,12 @@ fn handles_and_values_can_be_cloned() {
     cloned::<Kept>();
     cloned::<MokaStore>();
     cloned::<NoAccessToken>();
+    cloned::<ProviderToken>();
     cloned::<RejectionScope>();
+    cloned::<SpecToken>();
     cloned::<StoreOnly>();
+    cloned::<SuiteTickets>();
+    cloned::<SuiteToken>();
     cloned::<TokenKey>();
     cloned::<TokenKind>();
     cloned::<TokenManager>();
@@ -99,7 +112,12 @@ fn traits_are_object_safe_and_hold_for_their_objects() {
     store::<Arc<MokaStore>>();
     store::<Arc<dyn TokenStore>>();
     store::<Box<dyn TokenStore>>();
+    source::<CorpToken>();
+    source::<DownstreamToken>();
     source::<GetToken>();
+    source::<ProviderToken>();
+    source::<SpecToken>();
+    source::<SuiteToken>();
     source::<StoreOnly>();
     source::<Arc<GetToken>>();
     source::<Arc<dyn TokenSource>>();

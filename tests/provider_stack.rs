@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use reqwest_middleware::ClientBuilder;
+use reqwest_middleware::{ClientBuilder, RequestBuilder};
 use reqwest_wecom::{
     AccessTokenMiddleware, CorpToken, Credentials, DownstreamToken, ErrorKind, FetchRequest,
     SharedStore, SuiteTickets, TokenManager, TokenSource,
@@ -57,17 +57,35 @@ async fn a_fleet_causes_one_fetch_for_the_suite_and_one_for_each_customer() {
         let suites = TokenManager::builder(qyapi.suite_source(&tickets)).store(store());
         let suites = suites.build();
         let customers = TokenManager::builder(qyapi.corp_source(&suites)).store(store());
-        (tickets, customers.build())
+        let middleware = AccessTokenMiddleware::builder(customers.build()).build();
+        (tickets, with_tokens(qyapi.client(), middleware))
     };
     let fleet: Vec<_> = (0..5).map(|_| member()).collect();
     fleet[0].0.put(SUITE, "ticket", 1).await.unwrap();
-    let crowd = fleet.iter().flat_map(|(_, customers)| {
-        (0..4).map(move |n| async move { customers.token(&customer(n)).await.map(drop) })
-    });
-    for token in join_all(crowd).await {
-        token.unwrap();
+    for round in 0..3 {
+        if round > 0 {
+            qyapi.reject(SUITE_SECRET, 42009);
+            (0..4).for_each(|n| qyapi.revoke(&code_of(n)));
+        }
+        qyapi.forget_received();
+        let crowd = fleet.iter().flat_map(|(_, client)| {
+            let request = |n| {
+                client
+                    .get(qyapi.url("user/get"))
+                    .with_extension(customer(n))
+            };
+            let call =
+                |request: RequestBuilder| async { request.send().await.unwrap().text().await };
+            (0..8).map(move |n| call(request(n % 4)))
+        });
+        for answer in join_all(crowd).await {
+            assert!(answer.unwrap().contains(r#""errcode":0"#));
+        }
+        assert_eq!(qyapi.count(SUITE_CALL), 1, "{round}");
+        let rejected = if round == 0 { 0 } else { 4 };
+        let corp_calls = qyapi.count(CORP_CALL);
+        assert!((4..=4 + rejected).contains(&corp_calls), "{corp_calls}");
     }
-    assert_eq!((qyapi.count(SUITE_CALL), qyapi.count(CORP_CALL)), (1, 4));
 }
 
 #[tokio::test]

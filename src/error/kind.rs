@@ -119,6 +119,7 @@ fn advice(errcode: i64) -> &'static str {
     match errcode {
         40001 => ": check the secret, and that the app is enabled",
         40013 => ": check the corp id",
+        40082 => ": check that the customer has authorized the suite",
         45009 => ": rate limit reached, wait before you try again",
         45033 => ": too many concurrent calls, try again",
         60020 => ": add this machine's IP address to the app's trusted IPs",

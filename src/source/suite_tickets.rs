@@ -100,6 +100,10 @@ pub(super) struct Ticket {
     time_stamp: u64,
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("the database with the suite tickets failed")]
+struct DatabaseFailed(#[source] BoxError);
+
 impl SuiteTickets {
     /// Creates a memory for the tickets of these suites. Each process has its own.
     pub fn new(suite_ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
@@ -208,9 +212,12 @@ impl SuiteTickets {
         let own = own.as_ref().map(Ticket::expose_secret);
         match timeout(STORE_LIMIT, self.exchange(&**database, suite_id, suite)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::transient_without(own.as_slice(), error)),
+            Ok(Err(error)) => Err(Error::transient_without(
+                own.as_slice(),
+                DatabaseFailed(error),
+            )),
             Err(_elapsed) => Err(Error::transient(format!(
-                "the database with the tickets gave no answer within {STORE_LIMIT:?}"
+                "the database with the suite tickets gave no answer within {STORE_LIMIT:?}"
             ))),
         }
     }

@@ -17,8 +17,10 @@ use tokio::time::Instant;
 pub struct Memory {
     /// The values and their ends by key.
     pub values: Mutex<HashMap<String, (Vec<u8>, Instant)>>,
-    /// Whether each call is an error that quotes a ticket.
+    /// Whether each call is an error.
     pub fails: AtomicBool,
+    /// Whether each swap is an error that quotes the new value.
+    pub gossips: AtomicBool,
     /// Whether no call is ever answered.
     pub hangs: AtomicBool,
 }
@@ -29,7 +31,7 @@ impl Memory {
             pending::<()>().await;
         }
         match self.fails.load(Ordering::SeqCst) {
-            true => Err("the database says no to canary-ticket".into()),
+            true => Err("the database says no".into()),
             false => Ok(()),
         }
     }
@@ -52,6 +54,10 @@ impl SharedDatabase for Memory {
         new: &Kept,
     ) -> Result<bool, BoxError> {
         self.works().await?;
+        if self.gossips.load(Ordering::SeqCst) {
+            let new = String::from_utf8_lossy(new.expose_secret());
+            return Err(format!("{new} could not be written").into());
+        }
         let (mut values, now) = (self.values.lock().unwrap(), Instant::now());
         let live = values.get(key).filter(|(_, end)| *end > now);
         let is_expected = live.map(|(value, _)| &value[..]) == expected;
