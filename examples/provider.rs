@@ -4,7 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "it prints to the terminal")]
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use reqwest::{Client, Url};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use reqwest_wecom::{
@@ -51,7 +51,7 @@ async fn main() -> Result<()> {
     let (as_suite, as_customer) = clients(api.client(), &api.base_url(), suite(), tickets.clone());
     let story = Story { api, as_customer };
 
-    let error = story.user(0).await.unwrap_err();
+    let error = story.user(0).await.err().context("it succeeded")?;
     story.tell(&format!("no ticket has arrived: {error:#}"), 0)?;
 
     story.api.set_ticket("ticket-1");
@@ -88,7 +88,7 @@ async fn main() -> Result<()> {
 
     story.api.unauthorize(1);
     story.api.expire(&code_of(1));
-    let error = story.user(1).await.unwrap_err();
+    let error = story.user(1).await.err().context("it succeeded")?;
     story.user(2).await?;
     story.tell(
         &format!("a customer withdraws, the others go on: {error:#}"),

@@ -7,8 +7,6 @@ use super::issuer::{Call, Issuer};
 use super::{Audience, FetchRequest, TokenSource};
 use crate::{Error, FetchedToken, TokenKind};
 
-const ISSUER: &str = "https://specapi.weixin.qq.com/";
-
 /// Fetches the access token of a program in the data and intelligence zone (数据与智能专区), with
 /// `POST https://specapi.weixin.qq.com/spec/gettoken` (<https://developer.work.weixin.qq.com/document/path/99691>).
 ///
@@ -30,8 +28,7 @@ impl SpecToken {
     /// Calls `spec/gettoken` at `https://specapi.weixin.qq.com` through this client, for requests to `https://qyapi.weixin.qq.com`.
     pub fn new(http: impl Into<ClientWithMiddleware>) -> Self {
         let mut issuer = Issuer::new(http, TokenKind::access_token());
-        #[expect(clippy::expect_used, reason = "a constant that a test parses")]
-        issuer.set_base_url(Url::parse(ISSUER).expect("a valid URL"));
+        issuer.set_base_url(public_issuer());
         Self {
             issuer,
             audience: Audience::default(),
@@ -71,4 +68,9 @@ impl TokenSource for SpecToken {
     fn audience(&self) -> Audience {
         self.audience.clone()
     }
+}
+
+#[expect(clippy::expect_used, reason = "a constant that a test parses")]
+fn public_issuer() -> Url {
+    Url::parse("https://specapi.weixin.qq.com/").expect("a valid URL")
 }
