@@ -87,7 +87,8 @@ async fn main() -> Result<()> {
         http.get(format!("{url}/metrics")),
     ] {
         let answer = request.send().await?.error_for_status()?;
-        println!("{}: {}\n", answer.url().path(), answer.text().await?);
+        let path = answer.url().path().to_owned();
+        println!("{path}: {}\n", answer.text().await?);
     }
     Ok(())
 }

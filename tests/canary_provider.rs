@@ -276,6 +276,8 @@ impl World {
             }
             places.look_at("key", &manager.key(credentials));
             places.look_at("manager", &manager);
+            places.look_at_serialized("status", &manager.status(credentials));
+            places.look_at_serialized("stats", &manager.stats());
             let client = AccessTokenMiddleware::builder(manager).credentials(credentials.clone());
             let client = ClientBuilder::new(self.qyapi.client()).with(client.build());
             let calls = ["user/get", "service/get_agent", "license/list_order"];
