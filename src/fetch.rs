@@ -7,7 +7,7 @@ mod pause;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::FutureExt;
@@ -35,6 +35,8 @@ pub(crate) struct Fetch<'a> {
     permit: Result<(), Error>,
     result: OnceCell<Result<AccessToken, Error>>,
     last_failure: Mutex<Option<Error>>,
+    /// The newest token that is known, even if it can't serve.
+    current: Mutex<Option<AccessToken>>,
     /// The place of the first try, if it has one already.
     pass: Mutex<Option<Pass<'a>>>,
 }
@@ -57,6 +59,7 @@ impl<'a> Fetch<'a> {
         key: &'a TokenKey,
         request: &'a FetchRequest,
         permit: Result<(), Error>,
+        current: Option<AccessToken>,
     ) -> Self {
         Self {
             surroundings,
@@ -65,7 +68,29 @@ impl<'a> Fetch<'a> {
             permit,
             result: OnceCell::new(),
             last_failure: Mutex::default(),
+            current: Mutex::new(current),
             pass: Mutex::default(),
+        }
+    }
+
+    /// Notes a token that the store has, even if it can't serve.
+    pub(crate) fn saw(&self, token: AccessToken) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_none_or(|it| it.began() < token.began()) {
+            *current = Some(token);
+        }
+    }
+
+    /// What the source is asked at this time.
+    fn request_at(&self, asked_at: SystemTime) -> FetchRequest {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = self.request.clone();
+        match current.clone() {
+            Some(token) => {
+                let left = token.expires_at().duration_since(asked_at);
+                request.with_current(token, left.unwrap_or_default())
+            }
+            None => request,
         }
     }
 
@@ -190,7 +215,8 @@ impl<'a> Fetch<'a> {
             ..
         } = self.surroundings;
         let asked_at = clock.now();
-        let fetch = AssertUnwindSafe(async { source.fetch(self.request.clone()).await });
+        let request = self.request_at(asked_at);
+        let fetch = AssertUnwindSafe(async { source.fetch(request).await });
         match timeout(limits.one_try, fetch.catch_unwind()).await {
             Ok(Ok(Ok(fetched))) => self.checked(AccessToken::stamped(fetched, asked_at)),
             Ok(Ok(Err(error))) => Err(error),

@@ -8,7 +8,7 @@ mod unreadable;
 mod write_back;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -83,6 +83,11 @@ impl Lease {
     /// Whether others may have fetched meanwhile.
     pub(crate) fn has_run_out(&self) -> bool {
         self.taken_at.elapsed() >= LEASE
+    }
+
+    /// The token that the database has, even if it can't serve.
+    pub(crate) fn token(&self, now: SystemTime) -> Option<AccessToken> {
+        self.seen.document.token(now)
     }
 
     /// Whether the last fetch failed. Then one try is enough.

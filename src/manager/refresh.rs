@@ -134,7 +134,8 @@ impl Refresh {
             counters: &self.shared.counters,
         };
         let permit = self.permit.clone();
-        let fetch = Fetch::new(surroundings, self.slot.key(), &request, permit);
+        let current = in_hand.local.clone();
+        let fetch = Fetch::new(surroundings, self.slot.key(), &request, permit, current);
         let task = Task {
             calls: &calls,
             clock: &self.shared.clock,
@@ -257,6 +258,9 @@ impl Refresh {
             Wait::Nothing => End::fetched(fetch.run().await, Keep::Nothing),
             Wait::Alone => End::fetched(fetch.run().await, Keep::Later(fleet.clone())),
             Wait::Ours(lease, pass) => {
+                if let Some(token) = lease.token(self.shared.clock.now()) {
+                    fetch.saw(token);
+                }
                 // After a failure, others may try as well, so one try is enough.
                 let retries_within = if lease.is_after_failure() {
                     Duration::ZERO

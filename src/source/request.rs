@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use crate::{AccessToken, Credentials, Error};
 
 /// The argument of [`TokenSource::fetch`](crate::TokenSource::fetch): which app needs a token, and why.
@@ -19,15 +21,18 @@ use crate::{AccessToken, Credentials, Error};
 pub struct FetchRequest {
     credentials: Credentials,
     rejected: Option<AccessToken>,
+    /// With the time that it has left.
+    current: Option<(AccessToken, Duration)>,
     is_forced: bool,
 }
 
 impl FetchRequest {
-    /// Creates a request for these credentials, without a rejected token and not forced.
+    /// Creates a request for these credentials, without a rejected or a current token, and not forced.
     pub fn new(credentials: Credentials) -> Self {
         Self {
             credentials,
             rejected: None,
+            current: None,
             is_forced: false,
         }
     }
@@ -36,6 +41,13 @@ impl FetchRequest {
     #[must_use]
     pub fn with_rejected(mut self, token: AccessToken) -> Self {
         self.rejected = Some(token);
+        self
+    }
+
+    /// Adds the current token, and how long it is still valid.
+    #[must_use]
+    pub fn with_current(mut self, token: AccessToken, left: Duration) -> Self {
+        self.current = Some((token, left));
         self
     }
 
@@ -57,6 +69,20 @@ impl FetchRequest {
     /// the value is real. Then `fetched_at` is the time of the report, and `expires_at` is two hours later.
     pub fn rejected(&self) -> Option<&AccessToken> {
         self.rejected.as_ref()
+    }
+
+    /// The newest token that the manager or its shared database has for this app, even if it has expired. `None` if there is none.
+    ///
+    /// Use it if the issuer repeats its token, and says the whole lifetime each time: a value that you know already is no newer than it was.
+    pub fn current(&self) -> Option<&AccessToken> {
+        self.current.as_ref().map(|(token, _)| token)
+    }
+
+    /// How long the [current](Self::current) token is still valid, by the clock of the manager. Zero if it has expired, or if there is none.
+    pub fn current_left(&self) -> Duration {
+        self.current
+            .as_ref()
+            .map_or(Duration::ZERO, |(_, left)| *left)
     }
 
     /// Whether an operator asked for a new token with [`refresh`](crate::TokenManager::refresh). If your source caches tokens, do not return a

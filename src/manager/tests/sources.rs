@@ -127,6 +127,35 @@ async fn a_value_that_the_manager_never_had_can_be_reported_too() {
     assert_eq!(world.issuer.fetch_count(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_source_learns_the_current_token_even_if_it_has_expired() {
+    let world = World::new();
+    let (source, manager) = Asked::manager(&world);
+    let first = manager.token(&app()).await.unwrap();
+    advance(LIFETIME - Duration::from_secs(60)).await;
+    manager.token(&app()).await.unwrap();
+    world.issuer.asked(2).await;
+    sleep(Duration::from_millis(1)).await;
+    let second = manager.token(&app()).await.unwrap();
+    advance(LIFETIME * 2).await;
+    manager.token(&app()).await.unwrap();
+
+    let requests = source.requests.lock().unwrap();
+    let current = requests.iter().map(|it| (it.current(), it.current_left()));
+    let minute = Duration::from_secs(60);
+    for ((current, left), (expected, expected_left)) in current.zip([
+        (None, Duration::ZERO),
+        (Some(&first), minute),
+        (Some(&second), Duration::ZERO),
+    ]) {
+        assert_eq!(current, expected);
+        // Tokens keep whole milliseconds.
+        let is_near = left <= expected_left && left + Duration::from_millis(1) > expected_left;
+        assert!(is_near || left == expected_left, "{left:?}");
+    }
+    assert_eq!(requests.len(), 3);
+}
+
 /// Waits before it returns what it is told to.
 struct Slow {
     go_on: Notify,
