@@ -17,8 +17,9 @@ const REJECTED_BY: [i64; 2] = [40014, 42001];
 
 /// A kind of token: which paths take it, in which query parameter, and which errcodes reject it.
 ///
-/// Three kinds are built in: [`access_token`](Self::access_token), [`suite_access_token`](Self::suite_access_token) and
-/// [`provider_access_token`](Self::provider_access_token). A source says which kind its tokens are of, as part of its
+/// Five kinds are built in: [`access_token`](Self::access_token), [`suite_access_token`](Self::suite_access_token),
+/// [`provider_access_token`](Self::provider_access_token), and the two tickets for web pages, [`jsapi_ticket`](Self::jsapi_ticket) and
+/// [`agent_config_ticket`](Self::agent_config_ticket). A source says which kind its tokens are of, as part of its
 /// [`Audience`](crate::Audience). [`Credentials`](crate::Credentials) are for one kind too.
 ///
 /// Create a kind to use another API that works in the same way. The example `official_account` does that for Official Accounts and Mini
@@ -39,8 +40,8 @@ const REJECTED_BY: [i64; 2] = [40014, 42001];
 /// # }
 /// ```
 ///
-/// A kind that no path takes goes into no query. Use one for tokens that you only read from the [`TokenManager`](crate::TokenManager), such as
-/// the tickets that sign a web page: `TokenKind::new("jsapi_ticket")`.
+/// A kind that no path takes goes into no query. Use one for tokens that you only read from the [`TokenManager`](crate::TokenManager), as the
+/// tickets for web pages are.
 ///
 /// # Several kinds in one client
 ///
@@ -164,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_new_kind_goes_into_no_query() {
-        let kind = TokenKind::new("jsapi_ticket");
+        let kind = TokenKind::new("ticket");
         assert_eq!(parameters(&kind, &["", "/", "cgi-bin/x"]), [None; 3]);
         assert!(kind.is_rejected_by(40014) && kind.is_rejected_by(42001));
         assert!(!kind.is_rejected_by(0));

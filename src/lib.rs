@@ -42,8 +42,8 @@ pub use crate::manager::{RejectionScope, TokenManager, TokenManagerBuilder, Toke
 pub use crate::middleware::{AccessTokenMiddleware, AccessTokenMiddlewareBuilder};
 pub use crate::scope::NoAccessToken;
 pub use crate::source::{
-    Audience, CorpToken, DownstreamToken, FetchRequest, GetToken, ProviderToken, SpecToken,
-    StoreOnly, SuiteTickets, SuiteToken, TokenSource,
+    Audience, CorpToken, DownstreamToken, FetchRequest, GetToken, JsapiTicket, ProviderToken,
+    SpecToken, StoreOnly, SuiteTickets, SuiteToken, TokenSource,
 };
 pub use crate::stats::Stats;
 pub use crate::store::{Kept, MokaStore, SharedDatabase, SharedStore, TokenStore};

@@ -245,6 +245,12 @@ impl FetchedToken {
         self.value.expose_secret()
     }
 
+    /// The same token, which lives no longer than this.
+    pub(crate) fn expiring_within(mut self, longest: Duration) -> Self {
+        self.expires_in = self.expires_in.min(longest);
+        self
+    }
+
     /// How long the token lives, from the moment when the source was asked.
     pub fn expires_in(&self) -> Duration {
         self.expires_in

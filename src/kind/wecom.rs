@@ -97,6 +97,15 @@ static PROVIDER_ACCESS_TOKEN: LazyLock<TokenKind> = LazyLock::new(|| {
         .rejected_by(REJECTED_BY.into_iter().chain([40082]))
 });
 
+static JSAPI_TICKET: LazyLock<TokenKind> = LazyLock::new(|| ticket("jsapi_ticket"));
+
+static AGENT_CONFIG_TICKET: LazyLock<TokenKind> = LazyLock::new(|| ticket("agent_config_ticket"));
+
+/// A token that goes into no query, so that no call can reject it.
+fn ticket(name: &str) -> TokenKind {
+    TokenKind::new(name).rejected_by([])
+}
+
 fn below_api(paths: &[&str]) -> impl Iterator<Item = String> {
     paths.iter().map(|path| format!("{API}{path}"))
 }
@@ -126,6 +135,20 @@ impl TokenKind {
     /// Errcodes 40014, 40082 and 42001 reject it.
     pub fn provider_access_token() -> Self {
         PROVIDER_ACCESS_TOKEN.clone()
+    }
+
+    /// The ticket that signs web pages for `wx.config`, as `get_jsapi_ticket` returns it: see [`JsapiTicket`](crate::JsapiTicket).
+    ///
+    /// It goes into no query, and no errcode rejects it.
+    pub fn jsapi_ticket() -> Self {
+        JSAPI_TICKET.clone()
+    }
+
+    /// The ticket that signs web pages for `wx.agentConfig`, as `ticket/get` returns it: see [`JsapiTicket`](crate::JsapiTicket).
+    ///
+    /// It goes into no query, and no errcode rejects it.
+    pub fn agent_config_ticket() -> Self {
+        AGENT_CONFIG_TICKET.clone()
     }
 }
 

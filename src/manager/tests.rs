@@ -17,6 +17,7 @@ mod status;
 mod stores;
 mod tenants;
 mod throttle;
+mod tickets;
 mod time;
 mod traffic;
 mod valid_for;

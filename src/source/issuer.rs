@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Audience, answer};
 use crate::sent_tokens::SentTokens;
-use crate::{AccessToken, Error, FetchedToken, RejectionScope, TokenKind, redact};
+use crate::{AccessToken, Credentials, Error, FetchedToken, RejectionScope, TokenKind, redact};
 
 /// An API that issues one kind of token, and the client that calls it.
 #[derive(Clone)]
@@ -62,9 +62,33 @@ impl Issuer {
         call: &Call<'_>,
         query: &[(&str, &str)],
     ) -> Result<FetchedToken, Error> {
+        self.get_with(Extensions::new(), call, query).await
+    }
+
+    /// The same with the access token of this app, which the client adds.
+    pub(super) async fn get_as(
+        &self,
+        app: Credentials,
+        call: &Call<'_>,
+        query: &[(&str, &str)],
+    ) -> Result<FetchedToken, Error> {
+        let mut extensions = Extensions::new();
+        extensions.insert(app);
+        self.get_with(extensions, call, query).await
+    }
+
+    async fn get_with(
+        &self,
+        extensions: Extensions,
+        call: &Call<'_>,
+        query: &[(&str, &str)],
+    ) -> Result<FetchedToken, Error> {
         let mut url = self.url(call)?;
-        url.query_pairs_mut().extend_pairs(query);
-        self.send(call, Request::new(Method::GET, url)).await
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let request = Request::new(Method::GET, url);
+        self.send(call, request, extensions).await
     }
 
     /// Asks for a token with POST and this JSON.
@@ -73,7 +97,7 @@ impl Issuer {
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(CONTENT_TYPE, json);
         *request.body_mut() = Some(body.to_string().into());
-        self.send(call, request).await
+        self.send(call, request, Extensions::new()).await
     }
 
     fn url(&self, call: &Call<'_>) -> Result<Url, Error> {
@@ -81,8 +105,13 @@ impl Issuer {
         url.map_err(|error| Error::refused(format!("the base URL cannot be used: {error}")))
     }
 
-    async fn send(&self, call: &Call<'_>, request: Request) -> Result<FetchedToken, Error> {
-        let (mut extensions, sent_tokens) = (Extensions::new(), SentTokens::default());
+    async fn send(
+        &self,
+        call: &Call<'_>,
+        request: Request,
+        mut extensions: Extensions,
+    ) -> Result<FetchedToken, Error> {
+        let sent_tokens = SentTokens::default();
         extensions.insert(sent_tokens.clone());
         if let Some(scope) = &call.scope {
             extensions.insert(scope.clone());

@@ -1,0 +1,135 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::Url;
+use reqwest_middleware::ClientWithMiddleware;
+
+use super::issuer::{Call, Issuer};
+use super::{Audience, FetchRequest, TokenSource};
+use crate::{AccessToken, Error, FetchedToken, TokenKind};
+
+/// How long a ticket serves that the issuer repeats after its expiry. The manager asks again in the last tenth, so not before 5 minutes.
+const REPEATED: Duration = Duration::from_secs(6 * 60);
+
+/// Fetches the tickets that sign web pages for WeCom's JS-SDK (<https://developer.work.weixin.qq.com/document/path/90506>).
+///
+/// There are two types of ticket, each with a source and a kind of its own:
+///
+/// | source | kind | signs | call | limit for one app |
+/// | --- | --- | --- | --- | --- |
+/// | [`of_corp`](Self::of_corp) | [`jsapi_ticket`](TokenKind::jsapi_ticket) | `wx.config` | `get_jsapi_ticket` | 100 an hour, and 400 for a corp |
+/// | [`of_app`](Self::of_app) | [`agent_config_ticket`](TokenKind::agent_config_ticket) | `wx.agentConfig` | `ticket/get?type=agent_config` | 100 an hour |
+///
+/// A ticket costs an access token, which the middleware of `http` adds. Take a ticket from the [`TokenManager`](crate::TokenManager):
+///
+/// ```
+/// use reqwest_middleware::ClientBuilder;
+/// use reqwest_wecom::{AccessTokenMiddleware, Credentials, JsapiTicket, TokenKind, TokenManager};
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let http = reqwest::Client::builder().referer(false).build()?;
+/// let app = Credentials::new("ww1234", "secret");
+/// let client = ClientBuilder::new(http.clone()).with(AccessTokenMiddleware::new(http, app.clone())).build();
+///
+/// let tickets = TokenManager::builder(JsapiTicket::of_corp(client)).build();
+/// let ticket = tickets.token(&app.of_kind(&TokenKind::jsapi_ticket())).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The source sends each call with the [`Credentials`](crate::Credentials) of the ticket, as access token credentials. So one client and one
+/// manager serve any number of apps. For the apps of a service provider, this is the access token of the customer, not the suite's.
+///
+/// **Never send a ticket to the page**, only the signature: who has the ticket can sign any page. The example `page_ticket` signs one.
+///
+/// # Tickets that come again
+///
+/// WeCom may return the ticket that you have already, and say 7200 s however little it has left. A value that the manager has kept therefore
+/// keeps its expiry. Once that is over, the same value serves for up to 6 minutes at a time, and the source asks again after at least 5. Over a
+/// [`SharedStore`](crate::SharedStore), this holds across processes and restarts. A process that starts with an empty store can't know how
+/// old its first ticket is.
+///
+/// No call ever rejects a ticket: the page just shows `invalid signature`. If the URL and the app are right, call
+/// `TokenManager::refresh`, which fetches now whatever the manager has.
+///
+/// # Errors
+///
+/// As for [`GetToken`](crate::GetToken#errors). If there is no access token, the error is the one that says why.
+#[derive(Clone, Debug)]
+pub struct JsapiTicket {
+    issuer: Issuer,
+    ticket: Ticket,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ticket {
+    OfCorp,
+    OfApp,
+}
+
+impl JsapiTicket {
+    /// Fetches the ticket for `wx.config`. Calls `get_jsapi_ticket` at `https://qyapi.weixin.qq.com` through this client, whose middleware adds
+    /// the access token.
+    pub fn of_corp(http: impl Into<ClientWithMiddleware>) -> Self {
+        Self {
+            issuer: Issuer::new(http, TokenKind::jsapi_ticket()),
+            ticket: Ticket::OfCorp,
+        }
+    }
+
+    /// Fetches the ticket for `wx.agentConfig`. Calls `ticket/get?type=agent_config` at `https://qyapi.weixin.qq.com` through this client,
+    /// whose middleware adds the access token.
+    pub fn of_app(http: impl Into<ClientWithMiddleware>) -> Self {
+        Self {
+            issuer: Issuer::new(http, TokenKind::agent_config_ticket()),
+            ticket: Ticket::OfApp,
+        }
+    }
+
+    /// Sets another [base URL](crate::GetToken::base_url). Default: `https://qyapi.weixin.qq.com/`.
+    ///
+    /// It must be the base URL of the source that fetches the access tokens too, or the middleware adds none.
+    #[must_use]
+    pub fn base_url(mut self, base_url: Url) -> Self {
+        self.issuer.set_base_url(base_url);
+        self
+    }
+}
+
+#[async_trait]
+impl TokenSource for JsapiTicket {
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
+        let (path, query): (_, &[_]) = match self.ticket {
+            Ticket::OfCorp => ("cgi-bin/get_jsapi_ticket", &[]),
+            Ticket::OfApp => ("cgi-bin/ticket/get", &[("type", "agent_config")]),
+        };
+        let app = request.credentials();
+        let secret = app.expose_secret();
+        let call = Call {
+            path,
+            field: "ticket",
+            secrets: secret.as_slice(),
+            scope: None,
+        };
+        let as_app = app.clone().of_kind(&TokenKind::access_token());
+        let fetched = self.issuer.get_as(as_app, &call, query).await?;
+        Ok(with_true_lifetime(fetched, &request))
+    }
+
+    fn audience(&self) -> Audience {
+        self.issuer.audience().clone()
+    }
+}
+
+/// A value that is known already has no more left than it had, whatever the issuer says.
+fn with_true_lifetime(fetched: FetchedToken, request: &FetchRequest) -> FetchedToken {
+    let is_same = |current: &&AccessToken| current.expose_secret() == fetched.expose_secret();
+    let Some(current) = request.current().filter(is_same) else {
+        return fetched;
+    };
+    let left = request.current_left();
+    // The lifetime that it was given here when its expiry was over.
+    let is_overdue = left.is_zero() || current.lifetime() == REPEATED;
+    let left = if is_overdue { REPEATED } else { left };
+    fetched.expiring_within(left)
+}
