@@ -12,7 +12,7 @@ use super::{
     Shared,
     answer::{Answer, Reads},
     issuer::Issuer,
-    media, provider,
+    media, page_ticket, provider,
     received::{Log, Received},
 };
 
@@ -98,6 +98,7 @@ async fn decide(qyapi: &Shared, call: &Received) -> Answer {
         "message/send" => message_send(call),
         "media/upload" => media::upload(qyapi, call).await,
         "media/get" => media::get(qyapi, call),
+        "get_jsapi_ticket" | "ticket/get" => page_ticket::answer(qyapi, call),
         "get_api_domain_ip" => Answer::ok(json!({ "ip_list": ["182.254.11.176"] })),
         _ => Answer::ok(json!({})),
     }

@@ -162,6 +162,13 @@ impl Issuer {
         Some(newest.value.clone())
     }
 
+    /// Corp and secret of the app that has this good token.
+    pub(super) fn app_with(&self, token: &str) -> (String, String) {
+        let has = |app: &&App| app.tokens.iter().any(|it| it.value == token);
+        let app = self.apps.iter().find(has).expect("the token is good");
+        (app.corp.clone(), app.secret.clone())
+    }
+
     /// The errcode for a call that carries these tokens.
     pub(super) fn judge(&self, tokens: &[String]) -> i64 {
         match tokens {
@@ -178,7 +185,7 @@ impl Issuer {
 }
 
 /// As long as real ones, and safe in a URL as they are. Random, so that no other stand-in takes it for its own.
-fn random_token() -> String {
+pub(super) fn random_token() -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let random = || RandomState::new().hash_one(()) as usize;
     (0..214)

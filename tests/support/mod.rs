@@ -21,6 +21,7 @@ mod gate;
 mod issuer;
 mod media;
 mod offline;
+mod page_ticket;
 mod provider;
 mod received;
 mod serve;
@@ -45,6 +46,7 @@ pub use self::{
     gate::Gate,
     issuer::{CORP, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, Repeat, SECRET},
     offline::{URL, offline, offline_plain, offline_with},
+    page_ticket::PageTicket,
     provider::{
         BRANCH_AGENT, PROVIDER, PROVIDER_SECRET, SUITE, SUITE_SECRET, ZONE_SECRET, branch, code_of,
         customer, provider, suite,
@@ -56,6 +58,7 @@ use self::{
     gate::Gateway,
     issuer::Issuer,
     media::Shelf,
+    page_ticket::PageTickets,
     provider::Provider,
     received::Log,
 };
@@ -78,6 +81,7 @@ struct Shared {
     prefix: String,
     issuer: Mutex<Issuer>,
     provider: Mutex<Provider>,
+    page_tickets: Mutex<PageTickets>,
     style: Mutex<Style>,
     script: Mutex<Script>,
     shelf: Mutex<Shelf>,
