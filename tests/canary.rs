@@ -19,6 +19,8 @@ mod support;
 mod failure;
 #[path = "canary/search.rs"]
 mod search;
+#[path = "canary/ticket.rs"]
+mod ticket;
 #[path = "canary/world.rs"]
 mod world;
 
@@ -125,4 +127,21 @@ fn no_token_and_no_secret_gets_out_whatever_fails_and_whenever() {
         total >= PLACES,
         "looked in {total} places, it were {PLACES} once"
     );
+}
+
+#[test]
+fn no_ticket_gets_out_either() {
+    for canaries in [&PLAIN, &ODD] {
+        let mut places = Places::new(String::new());
+        let log = search::Log::default();
+        let _listening = log.listen();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(ticket::play(canaries, &mut places));
+        places.look("log of tickets", &log.text());
+        assert!(places.leaks.is_empty(), "{}", places.leaks.join("\n"));
+        assert!(places.looked_in.len() > 1000, "{}", places.looked_in.len());
+    }
 }

@@ -22,7 +22,8 @@ use http_body_util::StreamBody;
 use reqwest::{Body, Client, Response, StatusCode, Version, multipart};
 use serde_json::{Value, json};
 use support::{
-    Answer, CORP, HOST, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, Qyapi, Repeat, SECRET,
+    Answer, CORP, HOST, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, PageTicket, Qyapi, Repeat,
+    SECRET,
 };
 use tokio::sync::mpsc;
 
@@ -159,6 +160,31 @@ mod issuer {
         qyapi.revoke(SECRET);
         assert_eq!(verdict(&qyapi, &second).await, 40014);
         assert_eq!(verdict(&qyapi, &third).await, 40014);
+    }
+
+    #[tokio::test]
+    async fn tickets_for_pages_are_repeated_with_the_whole_lifetime() {
+        let qyapi = Qyapi::start().await;
+        let [token, other] = [SECRET, OTHER_SECRET].map(|secret| qyapi.issue(secret));
+        for (call, ticket) in [
+            ("get_jsapi_ticket?", PageTicket::OfCorp(CORP.to_owned())),
+            (
+                "ticket/get?type=agent_config&",
+                PageTicket::OfApp(SECRET.to_owned()),
+            ),
+        ] {
+            let expected = qyapi.page_ticket(ticket);
+            for _ in 0..2 {
+                let answer = json_of(&qyapi, &format!("{call}access_token={token}")).await;
+                assert_eq!(answer["ticket"], expected);
+                assert_eq!(answer["expires_in"], 7200);
+            }
+            let answer = json_of(&qyapi, &format!("{call}access_token={other}")).await;
+            assert_eq!(answer["ticket"] == expected, call.starts_with("get_jsapi"));
+            assert_eq!(errcode(&qyapi, call).await, 41001);
+        }
+        let untyped = format!("ticket/get?access_token={token}");
+        assert_eq!(errcode(&qyapi, &untyped).await, 40035);
     }
 
     #[tokio::test]

@@ -148,7 +148,7 @@ async fn peer<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// A port where nobody listens.
-async fn nobody() -> SocketAddr {
+pub(crate) async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
 }
