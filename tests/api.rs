@@ -11,9 +11,9 @@ use reqwest_middleware::Middleware;
 use reqwest_wecom::{
     AccessToken, AccessTokenMiddleware, AccessTokenMiddlewareBuilder, Audience, BoxError,
     CorpToken, Credentials, DownstreamToken, Error, ErrorKind, FetchRequest, FetchedToken,
-    GetToken, Kept, MokaStore, NoAccessToken, ProviderToken, RejectionScope, SharedDatabase,
-    SpecToken, Stats, StoreOnly, SuiteTickets, SuiteToken, TokenKey, TokenKind, TokenManager,
-    TokenManagerBuilder, TokenSource, TokenStatus, TokenStore, async_trait,
+    GetToken, JsapiTicket, Kept, MokaStore, NoAccessToken, ProviderToken, RejectionScope,
+    SharedDatabase, SpecToken, Stats, StoreOnly, SuiteTickets, SuiteToken, TokenKey, TokenKind,
+    TokenManager, TokenManagerBuilder, TokenSource, TokenStatus, TokenStore, async_trait,
 };
 
 fn shared<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -36,6 +36,7 @@ fn everything_can_be_shared_between_threads_and_shown() {
     shared::<FetchRequest>();
     shared::<FetchedToken>();
     shared::<GetToken>();
+    shared::<JsapiTicket>();
     shared::<Kept>();
     shared::<MokaStore>();
     shared::<NoAccessToken>();
@@ -72,6 +73,7 @@ fn handles_and_values_can_be_cloned() {
     cloned::<FetchRequest>();
     cloned::<FetchedToken>();
     cloned::<GetToken>();
+    cloned::<JsapiTicket>();
     cloned::<Kept>();
     cloned::<MokaStore>();
     cloned::<NoAccessToken>();

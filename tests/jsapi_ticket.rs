@@ -17,7 +17,7 @@ use reqwest_wecom::{
 use serde_json::json;
 use support::{
     Answer, CORP, OTHER_CORP, OTHER_CORP_SECRET, OTHER_SECRET, PageTicket, Qyapi, SECRET, app,
-    chain, other_app, with_tokens,
+    chain, customer, other_app, with_tokens,
 };
 
 const CALLS: [&str; 2] = ["get_jsapi_ticket", "ticket/get"];
@@ -141,6 +141,25 @@ async fn a_dead_access_token_is_replaced_on_the_way_and_ends_no_ticket() {
         assert_eq!(qyapi.gettoken_count(), 1);
         assert_eq!(CALLS.map(|call| qyapi.count(call)), [0, 2]);
     }
+}
+
+#[tokio::test]
+async fn tickets_of_a_suites_customers_cost_the_customers_access_tokens() {
+    let qyapi = Qyapi::start().await;
+    let (_suites, customers) = qyapi.provider_stack().await;
+    let managers = sources(&qyapi, client(&qyapi, &customers));
+    let managers = managers.map(|it| TokenManager::builder(it).build());
+    let all: Vec<_> = (0..5).map(|n| credentials(&customer(n))).collect();
+    let crowd = (0..200).map(|n| value(&managers[n % 2], &all[n / 2 % 5][n % 2]));
+    let values: HashSet<_> = join_all(crowd)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(values.len(), 10);
+    assert_eq!(CALLS.map(|call| qyapi.count(call)), [5, 5]);
+    assert_eq!(qyapi.count("service/get_suite_token"), 1);
+    assert_eq!(qyapi.count("service/get_corp_token"), 5);
 }
 
 /// What the call is answered, and how callers learn of it: errcode, kind, and a part of the text.
