@@ -133,3 +133,45 @@ fn with_true_lifetime(fetched: FetchedToken, request: &FetchRequest) -> FetchedT
     let left = if is_overdue { REPEATED } else { left };
     fetched.expiring_within(left)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::Credentials;
+
+    const FULL: u64 = 7200;
+
+    /// The lifetime of a ticket if the issuer says this one, in seconds, and the current ticket has this value, lifetime, and time left.
+    fn lifetime(said: u64, current: Option<(&str, u64, u64)>) -> u64 {
+        let secs = Duration::from_secs;
+        let mut request = FetchRequest::new(Credentials::new("corp", "secret"));
+        if let Some((value, lifetime, left)) = current {
+            let token = AccessToken::from_parts(value, UNIX_EPOCH, UNIX_EPOCH + secs(lifetime));
+            request = request.with_current(token, secs(left));
+        }
+        let fetched = FetchedToken::new("ticket", secs(said));
+        with_true_lifetime(fetched, &request).expires_in().as_secs()
+    }
+
+    #[test]
+    fn a_known_ticket_has_no_more_left_than_it_had() {
+        for (said, current, expected) in [
+            (FULL, None, FULL),
+            (FULL, Some(("other", FULL, 300)), FULL),
+            (FULL, Some(("other", FULL, 0)), FULL),
+            (FULL, Some(("ticket", FULL, 300)), 300),
+            // It says the truth.
+            (200, Some(("ticket", FULL, 300)), 200),
+            // Its time is over, and it comes again.
+            (FULL, Some(("ticket", FULL, 0)), 360),
+            (FULL, Some(("ticket", 300, 0)), 360),
+            (60, Some(("ticket", FULL, 0)), 60),
+            (FULL, Some(("ticket", 360, 36)), 360),
+            (FULL, Some(("ticket", 360, 0)), 360),
+        ] {
+            assert_eq!(lifetime(said, current), expected, "{said} {current:?}");
+        }
+    }
+}
