@@ -50,7 +50,7 @@ const REPEATED: Duration = Duration::from_secs(6 * 60);
 /// old its first ticket is.
 ///
 /// No call ever rejects a ticket: the page just shows `invalid signature`. If the URL and the app are right, call
-/// `TokenManager::refresh`, which fetches now whatever the manager has.
+/// [`TokenManager::refresh`](crate::TokenManager::refresh), which fetches now whatever the manager has.
 ///
 /// # Errors
 ///

@@ -52,6 +52,13 @@ impl Tickets {
         format!("canary-ticket-{}", issued.number)
     }
 
+    /// Ends the ticket before its time.
+    fn end(&self) {
+        let issued = &mut *self.0.lock().unwrap();
+        issued.since = Instant::now();
+        issued.number += 1;
+    }
+
     /// When it was asked, in seconds after this.
     fn asked(&self, began: Instant) -> Vec<u64> {
         let issued = self.0.lock().unwrap();
@@ -209,4 +216,29 @@ async fn a_crowd_in_a_fleet_makes_one_call() {
     let all = join_all(crowd).await;
     assert!(all.iter().all(|it| *it == all[0]));
     assert_eq!(tickets.asked(began).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_replaces_a_dead_ticket_and_lengthens_none() {
+    let (world, tickets) = (World::new(), Tickets::lasting(LIFETIME));
+    let database = Memory::new();
+    let first = tickets.member(&world, &database);
+    let issued = first.token(&page()).await.unwrap();
+    sleep(LIFETIME / 2).await;
+    // One that has it in hand, and one that has just started.
+    for member in [first, tickets.member(&world, &database)] {
+        let forced = member.refresh(&page()).await.unwrap();
+        assert_eq!(forced.expose_secret(), issued.expose_secret());
+        let apart = issued.expires_at().duration_since(forced.expires_at());
+        let apart = apart.unwrap_or_else(|error| error.duration());
+        assert!(apart < SECOND, "{apart:?}");
+    }
+
+    let member = tickets.member(&world, &database);
+    assert_eq!(ticket(&member).await, issued.expose_secret());
+    tickets.end();
+    let forced = member.refresh(&page()).await.unwrap();
+    assert_eq!(forced.expose_secret(), tickets.current());
+    let old = old_for(&[member], &tickets, LIFETIME).await;
+    assert_eq!(old, Duration::ZERO);
 }
