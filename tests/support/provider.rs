@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use axum::http::Method;
 use reqwest_wecom::{Credentials, TokenKind};
 use serde_json::Value;
 
@@ -142,7 +143,7 @@ pub(super) fn decide(qyapi: &Shared, call: &Received) -> Option<Answer> {
         "service/get_login_info" => {
             refused(issuer.judge_of(PROVIDER_SECRET, call.access_token().as_deref()))
         }
-        "corpgroup/corp/gettoken" => {
+        "corpgroup/corp/gettoken" if call.method == Method::POST => {
             let errcode = issuer.judge_of(SECRET, call.access_token().as_deref());
             if errcode != 0 {
                 return refused(if errcode == 40082 { 40014 } else { errcode });
