@@ -156,6 +156,23 @@ async fn a_ticket_is_kept_for_half_an_hour() {
 }
 
 #[tokio::test]
+async fn a_copy_lives_no_longer_than_the_ticket_in_the_database() {
+    let qyapi = Qyapi::start().await;
+    let (receiver, other, _) = two();
+    qyapi.set_ticket("ticket-1");
+    receiver.put(SUITE, "ticket-1", 1).await.unwrap();
+    pause();
+    advance(20 * MINUTE).await;
+    resume();
+    fetch(&qyapi, &other).await.unwrap();
+    pause();
+    advance(10 * MINUTE).await;
+    resume();
+    let error = fetch(&qyapi, &other).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotReady);
+}
+
+#[tokio::test]
 async fn after_40085_a_newer_ticket_is_read_once() {
     let qyapi = Qyapi::start().await;
     let (receiver, other, _) = two();
