@@ -47,7 +47,8 @@ const MOST_SWAPS: usize = 16;
 ///
 /// # Several processes
 ///
-/// The callback reaches one process, but all need the ticket. Keep the tickets in the database that holds the tokens:
+/// The callback reaches one process, but all need the ticket. Keep the tickets in the database that holds the tokens. That of a store, such as
+/// `RedisStore`, is what its method [`database`](crate::TokenStore::database) returns.
 ///
 /// ```
 /// use reqwest_wecom::{SharedDatabase, SuiteTickets};
