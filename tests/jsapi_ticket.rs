@@ -169,7 +169,7 @@ fn failures() -> [(Answer, Option<i64>, ErrorKind, &'static str); 12] {
     [
         (Answer::errcode(40014), Some(40014), Api, "40014"),
         (Answer::errcode(48002), Some(48002), Api, "48002"),
-        (Answer::errcode(45009), Some(45009), Api, "rate limit"),
+        (Answer::errcode(45009), None, Refused, "rate limit"),
         (Answer::errcode(-1), Some(-1), Api, "busy"),
         (
             Answer::status(503),
@@ -222,6 +222,21 @@ async fn errcodes_and_other_failures_are_told_by_their_kind_and_name_the_call() 
         })
     });
     join_all(rows).await;
+}
+
+#[tokio::test]
+async fn an_app_over_its_limit_holds_back_no_other() {
+    let qyapi = Qyapi::start().await;
+    for (n, call) in CALLS.into_iter().enumerate() {
+        let tickets = &managers(&qyapi)[n];
+        qyapi.script(call, Answer::errcode(45009));
+        let over = value(tickets, &credentials(&app())[n]).await.unwrap_err();
+        assert!(chain(&over).contains("rate limit"), "{}", chain(&over));
+        value(tickets, &credentials(&other_app())[n]).await.unwrap();
+        let again = value(tickets, &credentials(&app())[n]).await.unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::Refused, "it has a cooldown");
+        assert_eq!(qyapi.count(call), 2);
+    }
 }
 
 #[tokio::test]

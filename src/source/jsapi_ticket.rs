@@ -54,7 +54,8 @@ const REPEATED: Duration = Duration::from_secs(6 * 60);
 ///
 /// # Errors
 ///
-/// As for [`GetToken`](crate::GetToken#errors). If there is no access token, the error is the one that says why.
+/// As for [`GetToken`](crate::GetToken#errors), except errcode 45009. It is about one app or corp here, so it becomes [`Error::refused`] and stops
+/// no fetches for others. If there is no access token, the error is the one that says why.
 #[derive(Clone, Debug)]
 pub struct JsapiTicket {
     issuer: Issuer,
@@ -112,12 +113,21 @@ impl TokenSource for JsapiTicket {
             scope: None,
         };
         let as_app = app.clone().of_kind(&TokenKind::access_token());
-        let fetched = self.issuer.get_as(as_app, &call, query).await?;
+        let fetched = self.issuer.get_as(as_app, &call, query).await;
+        let fetched = fetched.map_err(about_this_app)?;
         Ok(with_true_lifetime(fetched, &request))
     }
 
     fn audience(&self) -> Audience {
         self.issuer.audience().clone()
+    }
+}
+
+/// The rate limit is one of the app or of its corp, and so must not stop the fetches for others.
+fn about_this_app(error: Error) -> Error {
+    match error.errcode() {
+        Some(45009) => Error::refused(error),
+        _ => error,
     }
 }
 
