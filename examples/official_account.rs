@@ -38,8 +38,8 @@ struct Answered {
     errmsg: String,
 }
 
-/// Fetches with `stable_token`, which returns the current token unless it is told to make a new one. The base URL of the real API is
-/// `https://api.weixin.qq.com/`.
+/// Fetches with `stable_token`, which returns the current token unless it is told to make a new one. The API allows 20 forced refreshes a day, so the
+/// manager gets a small budget. The base URL of the real API is `https://api.weixin.qq.com/`.
 struct StableToken(reqwest::Client, Url);
 
 #[async_trait]
@@ -72,7 +72,8 @@ async fn main() -> Result<()> {
     let api = Qyapi::start().await;
     let source = StableToken(api.client(), api.base_url());
     let app = Credentials::new("wx1234", "secret").of_kind(&official_account());
-    let tokens = AccessTokenMiddleware::builder(TokenManager::builder(source).build());
+    let manager = TokenManager::builder(source).refresh_budget(2).build();
+    let tokens = AccessTokenMiddleware::builder(manager);
     let client = with_tokens(api.client(), tokens.credentials(app).build());
 
     for is_rejected in [false, true] {

@@ -1,4 +1,4 @@
-//! What operators need: a health check, metrics for Prometheus, and a button for a new token. `cargo run --example operations`
+//! What operators need: a health check, metrics for Prometheus, and a forced refresh. `cargo run --example operations`
 
 #![allow(clippy::print_stdout, reason = "it prints to the terminal")]
 
@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use reqwest_wecom::{AccessTokenMiddleware, Credentials, TokenManager, TokenStatus};
+use reqwest_wecom::{AccessTokenMiddleware, Credentials, ErrorKind, TokenManager, TokenStatus};
 use serde_json::Value;
 use support::{Qyapi, app, with_tokens};
 
@@ -31,7 +31,7 @@ fn router(operations: Operations) -> Router {
         .with_state(operations)
 }
 
-/// Unhealthy if there is no token and none is allowed to be fetched. It costs no call, however often it is asked.
+/// Unhealthy if there is no token and a cooldown or a rate limit stops the fetches. Makes no call, so probes can run as often as you like.
 async fn healthz(State(it): State<Operations>) -> (StatusCode, Json<TokenStatus>) {
     let status = it.tokens.status(&it.app);
     let is_healthy = status.has_token || status.throttled_until.is_none();
@@ -58,10 +58,15 @@ async fn metrics(State(it): State<Operations>) -> Result<String, StatusCode> {
 
 /// A new token now: after you have fixed what WeCom refused, for example.
 async fn refresh(State(it): State<Operations>) -> (StatusCode, String) {
-    match it.tokens.refresh(&it.app).await {
-        Ok(_) => (StatusCode::OK, "there is a new token".to_owned()),
-        Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()),
-    }
+    let error = match it.tokens.refresh(&it.app).await {
+        Ok(_) => return (StatusCode::OK, "there is a new token".to_owned()),
+        Err(error) => error,
+    };
+    let code = match error.kind() {
+        ErrorKind::HeldBack => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    (code, format!("{:#}", anyhow::Error::new(error)))
 }
 
 #[tokio::main]

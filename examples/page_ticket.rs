@@ -17,7 +17,8 @@ use support::{CORP, Qyapi, SECRET, with_tokens};
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-/// What you send to the page for `wx.config` or `wx.agentConfig`. Never send the ticket: who has it can sign any page.
+/// The signed part of `wx.config` and `wx.agentConfig`. The page adds `appId` or `corpid` and `agentid`, and `jsApiList`. Sign URLs of your own site
+/// only, and never send the ticket: anyone who has it can sign any page.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Signed {
@@ -82,9 +83,9 @@ async fn main() -> Result<()> {
         "https://app.example/#/orders",
     ] {
         let signed = config.sign(&app, page).await?;
-        println!("wx.config({})", serde_json::to_string(&signed)?);
+        println!("for wx.config: {}", serde_json::to_string(&signed)?);
         let signed = agent_config.sign(&app, page).await?;
-        println!("wx.agentConfig({})", serde_json::to_string(&signed)?);
+        println!("for wx.agentConfig: {}", serde_json::to_string(&signed)?);
     }
     for call in ["gettoken", "get_jsapi_ticket", "ticket/get"] {
         println!("calls of {call}: {}", qyapi.count(call));

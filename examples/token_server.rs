@@ -18,16 +18,20 @@ use support::{CORP, Qyapi, SECRET, app, with_tokens};
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-/// The server is asked with the rejected value, if there is one. Who can reach it can act as your app: add TLS and authentication.
+/// The server is asked with the rejected value, if there is one, and told whether an operator forces a new token. Who can reach it can act as your app: add TLS and authentication.
 async fn answer(
     State(tokens): State<TokenManager>,
-    Json(rejected): Json<Option<String>>,
+    Json((is_forced, rejected)): Json<(bool, Option<String>)>,
 ) -> Result<Json<(String, Duration)>, (StatusCode, String)> {
     let token = match rejected {
+        _ if is_forced => tokens.refresh(&app()).await,
         Some(value) => tokens.refresh_rejected(&app(), value).await,
         None => tokens.token(&app()).await,
     };
-    let token = token.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let token = token.map_err(|error| {
+        let why = format!("{:#}", anyhow::Error::new(error));
+        (StatusCode::SERVICE_UNAVAILABLE, why)
+    })?;
     let left = token.expires_at().duration_since(SystemTime::now());
     let left = left.unwrap_or_default();
     Ok(Json((token.expose_secret().into(), left)))
@@ -39,10 +43,13 @@ struct AskTokenServer(reqwest::Client, String, Audience);
 impl TokenSource for AskTokenServer {
     async fn fetch(&self, request: FetchRequest) -> Result<FetchedToken, Error> {
         let rejected = request.rejected().map(|token| token.expose_secret());
-        let answer = self.0.post(&self.1).json(&rejected).send().await;
-        let answer = answer.and_then(|answer| answer.error_for_status());
-        let json = answer.map_err(Error::transient)?.json().await;
-        let (value, left): (String, Duration) = json.map_err(Error::transient)?;
+        let asking = self.0.post(&self.1).json(&(request.is_forced(), rejected));
+        let answer = asking.send().await.map_err(Error::transient)?;
+        if answer.status().is_client_error() {
+            return Err(Error::refused(answer.status().to_string()));
+        }
+        let json = answer.error_for_status().map_err(Error::transient)?.json();
+        let (value, left): (String, Duration) = json.await.map_err(Error::transient)?;
         Ok(FetchedToken::new(value, left))
     }
 
@@ -55,7 +62,8 @@ impl TokenSource for AskTokenServer {
 async fn main() -> Result<()> {
     let qyapi = Qyapi::start().await;
     let server = Router::new().route("/", post(answer));
-    let server = server.with_state(qyapi.manager());
+    let tokens = TokenManager::builder(qyapi.source()).refresh_budget(100);
+    let server = server.with_state(tokens.build());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(axum::serve(listener, server).into_future());

@@ -12,6 +12,18 @@ use crate::{Error, TokenKind};
 
 /// The credentials of one app: the corp id and the app's secret, and the kind of token that they are for.
 ///
+/// What they consist of depends on the source:
+///
+/// | source | id | secret | kind |
+/// | --- | --- | --- | --- |
+/// | [`GetToken`](crate::GetToken) | corp id (企业ID) | the app's secret (应用 Secret), or the permanent code of an app developed on a customer's behalf (代开发应用) | `access_token` |
+/// | [`CorpToken`](crate::CorpToken) | the customer's corp id | permanent code (永久授权码) | `access_token` |
+/// | [`DownstreamToken`](crate::DownstreamToken) | the downstream corp id | none: the agent id as the name of the app | `access_token` |
+/// | [`SpecToken`](crate::SpecToken) | the provider's corp id | the zone's secret (专区 Secret) | `access_token` |
+/// | [`SuiteToken`](crate::SuiteToken) | suite id | suite secret | `suite_access_token` |
+/// | [`ProviderToken`](crate::ProviderToken) | the provider's corp id | provider secret | `provider_access_token` |
+/// | [`JsapiTicket`](crate::JsapiTicket) | as for the access token | as for the access token | `jsapi_ticket` or `agent_config_ticket` |
+///
 /// Each app of a corp has its own secret and its own token (<https://developer.work.weixin.qq.com/document/path/91039>). Cloning is cheap,
 /// but [`new`](Self::new) hashes the secret, so create the credentials of an app once and keep them. To send a request as a specific app,
 /// attach its credentials with `with_extension`:

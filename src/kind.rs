@@ -30,7 +30,7 @@ const REJECTED_BY: [i64; 2] = [40014, 42001];
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let kind = TokenKind::new("official_account")
-///     .takes("access_token", ["cgi-bin/", "wxa/", "datacube/"])
+///     .takes("access_token", ["card/", "cgi-bin/", "customservice/", "datacube/", "wxa/"])
 ///     .except(["cgi-bin/token", "cgi-bin/stable_token"])
 ///     .rejected_by([40001, 40014, 42001]);
 ///
@@ -40,7 +40,7 @@ const REJECTED_BY: [i64; 2] = [40014, 42001];
 /// # }
 /// ```
 ///
-/// A kind that no path takes goes into no query. Use one for tokens that you only read from the [`TokenManager`](crate::TokenManager), as the
+/// The middleware never adds a kind without paths to a request. Use one for tokens that you only read from the [`TokenManager`](crate::TokenManager), as the
 /// tickets for web pages are.
 ///
 /// # Several kinds in one client

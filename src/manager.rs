@@ -87,8 +87,8 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 ///   fetches use up the [refresh budget](TokenManagerBuilder::refresh_budget) of the key. Half of it, at most 5 fetches, is reserved for paths
 ///   that have accepted a token in the last hour, so that bad paths can't use up all of it. All fetches that rejections cause, futile or
 ///   not, are limited to 10 in a row, and 1 more every second.
-/// - **An operator's [`refresh`](Self::refresh) fetches now**, whatever holds back other fetches. It uses up nothing that a revocation needs, and
-///   its failure changes nothing for requests.
+/// - **An operator's [`refresh`](Self::refresh) fetches now**, whatever holds back other fetches. It uses up nothing that a revocation needs. Unless
+///   it fails with errcode 45009, its failure changes nothing for requests.
 /// - **A store is asked for a newer token first**, even during a cooldown or when a refresh is held back. A token that is older than the last
 ///   local copy is ignored. After a rejection, the manager waits for up to 100 ms before it asks a plain
 ///   [`TokenStore`](crate::TokenStore) that you have set, at random, so that several managers over one store don't fetch at the same time.
@@ -103,8 +103,8 @@ const REPORTED_LIFETIME: Duration = Duration::from_secs(7200);
 ///
 /// # Operating
 ///
-/// [`status`](Self::status) tells what the manager has in memory for one app: whether there is a token, until when it does not fetch and why,
-/// and which paths are held back. It makes no call, so it suits a health check. [`stats`](Self::stats) counts fetches and failures, refreshes,
+/// [`status`](Self::status) tells what the manager has in memory for one app: whether there is a token, which cooldown or rate limit stops
+/// fetches, and which paths are held back, so that rejections there cause no fetch. It makes no call, so it suits a health check. [`stats`](Self::stats) counts fetches and failures, refreshes,
 /// requests that were sent again, and calls to the store, for all apps together. Nothing is counted for a request whose token is in memory.
 /// Both can be serialized. Alert on [`failed_refused`](crate::Stats::failed_refused) first: such a failure needs a person.
 ///
@@ -197,6 +197,9 @@ impl TokenManager {
     /// The middleware does this for its own requests. Call it if you use tokens without the middleware, in a token server for example. If the
     /// local copy already has another value, you get that one. Otherwise the token comes from the store or the source.
     ///
+    /// Each fetch that this method causes uses one of the key's [refresh budget](TokenManagerBuilder::refresh_budget), even if the API accepts the
+    /// new token, because the manager can't see that. For a token server that many programs use, raise the budget.
+    ///
     /// ```
     /// # use reqwest_wecom::{AccessToken, Credentials, Error, TokenManager};
     /// # async fn f(manager: TokenManager, credentials: Credentials, call: impl AsyncFn(&AccessToken) -> i64) -> Result<(), Error> {
@@ -211,7 +214,7 @@ impl TokenManager {
     ///
     /// # Errors
     ///
-    /// Fails if there is no other token. The kind is [`HeldBack`](crate::ErrorKind::HeldBack) if the API rejected too many tokens.
+    /// Fails if there is no other token. The kind is [`HeldBack`](crate::ErrorKind::HeldBack) if the refresh budget is used up.
     ///
     /// # Panics
     ///

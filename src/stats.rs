@@ -27,7 +27,7 @@ macro_rules! counters {
 }
 
 counters! {
-    /// How often what has happened since a manager was built: see [`TokenManager::stats`](crate::TokenManager::stats).
+    /// Counters of fetches, refreshes, replays and store calls since a manager was built: see [`TokenManager::stats`](crate::TokenManager::stats).
     ///
     /// All counters start at zero and only grow. They are for all apps of the manager together. Export them as they are to a monitoring
     /// system that expects counters, or subtract an earlier reading:
@@ -46,21 +46,22 @@ counters! {
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
     #[non_exhaustive]
     pub struct Stats {
-        /// How often the source was asked for a token, every try included. Each of these is a `gettoken`, for example.
+        /// How often the source was asked for a token, every try included. With [`GetToken`](crate::GetToken), each is one call of `gettoken`.
         ///
-        /// Expect about one for each app in two hours, and one for each token that the API rejects. A try fails in one of the four ways that
+        /// Expect about one for each app in two hours, over all processes that share a database, and one for each token that the API rejects. A try fails in one of the four ways that
         /// follow, succeeds, or is still under way.
         pub fetches: u64,
-        /// Fetches that failed although another try may succeed: no connection, a timeout, HTTP 5xx, errcode -1 or 45033, or a panic. Fetches
+        /// Fetches that failed although another try may succeed: no connection, a timeout, HTTP 408, 425, 429 or 5xx, errcode -1 or 45033, or a panic. Fetches
         /// that were cut off by the fetch limit or by the end of their runtime count here too.
         ///
         /// A few are normal. If they grow as fast as `fetches`, the source is down or can't be reached.
         pub failed_transient: u64,
-        /// Fetches that failed for good: the source refused the credentials, for example with errcode 40001 (wrong secret) or 60020 (IP not trusted).
+        /// Fetches that failed, and another try will not help: errcode 40001 (wrong secret) or 60020 (IP not trusted), another HTTP status than those
+        /// above, or an answer without a token. The rate limit of a [`JsapiTicket`](crate::JsapiTicket) counts here too.
         ///
         /// Any increase needs a person: [`status`](crate::TokenManager::status) tells the reason for each app.
         pub failed_refused: u64,
-        /// Fetches that failed with errcode 45009. Each stops the fetches for all apps for at least a minute.
+        /// Fetches that failed with errcode 45009, except those of a [`JsapiTicket`](crate::JsapiTicket). Each stops the fetches for all apps for at least a minute.
         pub failed_rate_limited: u64,
         /// Fetches that failed because the source had no token yet.
         pub failed_not_ready: u64,

@@ -124,6 +124,8 @@ impl TokenKind {
     ///
     /// Some paths below `cgi-bin/service/` and `cgi-bin/idconvert/upgrade_chatid_for_new_corp` take it, as `suite_access_token`. Errcodes
     /// 40014, 40082, 42001 and 42009 reject it. WeCom also returns 40082 to a good token, if the customer has not authorized the suite.
+    /// Such calls hold back refreshes on their path. Put a [`RejectionScope`](crate::RejectionScope) with the customer's corp id on calls about one
+    /// customer, so that the others are not affected.
     pub fn suite_access_token() -> Self {
         SUITE_ACCESS_TOKEN.clone()
     }
@@ -139,14 +141,14 @@ impl TokenKind {
 
     /// The ticket that signs web pages for `wx.config`, as `get_jsapi_ticket` returns it: see [`JsapiTicket`](crate::JsapiTicket).
     ///
-    /// It goes into no query, and no errcode rejects it.
+    /// The middleware never adds it to a request, and no errcode rejects it. Read it from the manager.
     pub fn jsapi_ticket() -> Self {
         JSAPI_TICKET.clone()
     }
 
     /// The ticket that signs web pages for `wx.agentConfig`, as `ticket/get` returns it: see [`JsapiTicket`](crate::JsapiTicket).
     ///
-    /// It goes into no query, and no errcode rejects it.
+    /// The middleware never adds it to a request, and no errcode rejects it. Read it from the manager.
     pub fn agent_config_ticket() -> Self {
         AGENT_CONFIG_TICKET.clone()
     }

@@ -78,16 +78,19 @@ impl State {
 impl TokenManager {
     /// Fetches a new token now, even if the current one is good. For operators.
     ///
-    /// Call it after you have fixed the cause of a failure, such as a missing trusted IP, or when you want to replace a token. Nothing holds it
-    /// back: neither a cooldown, nor a rate limit (errcode 45009), nor a failure in a shared database. Its success ends all of these, over
-    /// a shared database for all processes. It makes one try. If that fails, the current token stays in use, and no cooldown starts or grows.
+    /// Call it after you have fixed the cause of a failure, such as a missing trusted IP, or to replace a token. Cooldowns, rate limits (errcode
+    /// 45009) and failures in a shared database do not stop it. Its success ends all of these, over a shared database for all processes.
+    /// Only its own budget stops it: 10 fetches in a row for each key, and one comes back every 72 s. That is apart from the
+    /// [refresh budget](crate::TokenManagerBuilder::refresh_budget), so forced refreshes use up nothing that a real revocation needs.
+    ///
+    /// It makes one try. If that fails, the current token stays in use, and no cooldown starts or grows. The exception is errcode 45009: it
+    /// stops the fetches of all apps for at least 60 s, like any other fetch that fails with it.
     ///
     /// Requests use the current token until the new one is there. Concurrent calls of this method share one fetch. It never joins a refresh
     /// that a request has started: it waits for the end of that, and over a shared database for other processes that fetch, and then fetches.
-    /// If the issuer returns the same value again, that is the new token.
     ///
-    /// Each key has a budget of 10 of these fetches. One comes back every 72 s. It is apart from the
-    /// [refresh budget](crate::TokenManagerBuilder::refresh_budget), so forced refreshes use up nothing that a real revocation needs.
+    /// **This does not revoke the current token.** WeCom may return the same value while that is valid, and the manager then keeps it as the new
+    /// token. To make a leaked token useless, reset the app's secret in the admin console.
     ///
     /// ```
     /// # use reqwest_wecom::{Credentials, Error, ErrorKind, TokenManager};
@@ -95,6 +98,7 @@ impl TokenManager {
     /// match manager.refresh(&credentials).await {
     ///     Ok(token) => println!("the new token expires at {:?}", token.expires_at()),
     ///     Err(error) if error.kind() == ErrorKind::HeldBack => println!("wait {:?}", error.retry_after()),
+    ///     // Print its sources too: they say why.
     ///     Err(error) => println!("the token was not replaced: {error}"),
     /// }
     /// # }

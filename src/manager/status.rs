@@ -16,14 +16,20 @@ use crate::{Credentials, Error, ErrorKind, Stats};
 impl TokenManager {
     /// What the manager has in memory for these credentials. Use it in health checks.
     ///
-    /// It asks neither the store nor the source and starts nothing, so you can call it at any time, also outside a tokio runtime. An app that
-    /// was not used yet, or not in the last 10 minutes, may have no token.
+    /// It asks neither the store nor the source and starts nothing, so you can call it at any time, also outside a tokio runtime.
+    ///
+    /// Memory of an unused app is freed after 10 minutes, so `has_token` is false for an app that was not used lately. Its next request gets a
+    /// token. Don't alert on `has_token` alone: alert if it is false and `throttled_until` is set.
+    ///
+    /// Two failures do not show here. If the source has no token yet ([`NotReady`](crate::ErrorKind::NotReady)), there is no cooldown: watch
+    /// `failed_not_ready` in [`stats`](Self::stats). If the refresh budget is used up, only `held_back` there tells.
     ///
     /// ```
     /// # use reqwest_wecom::{Credentials, TokenManager};
     /// # fn f(manager: TokenManager, credentials: Credentials) {
     /// let status = manager.status(&credentials);
     /// if let Some(error) = status.throttled_by.as_ref().filter(|_| !status.has_token) {
+    ///     // Print its sources too: they say why.
     ///     eprintln!("no access token: {error}");
     /// }
     /// # }
@@ -40,7 +46,7 @@ impl TokenManager {
         status
     }
 
-    /// How often what has happened since the manager was built, for all its apps together.
+    /// Counters of fetches, refreshes, replays and store calls since the manager was built, for all its apps together.
     pub fn stats(&self) -> Stats {
         self.counters().read()
     }

@@ -16,8 +16,8 @@ impl TokenManager {
     /// Returns the local copy, or the token in the store, if it has that much time left. Otherwise the manager gets another one, like a refresh
     /// ahead: cooldowns and rate limits hold it back, and processes that share a database make one fetch for all.
     ///
-    /// WeCom's tokens expire after two hours, so ask for less. If the newest token has too little time left, repeated calls cause no more
-    /// fetches. The source is not asked in these cases:
+    /// WeCom's tokens expire after two hours, so ask for much less: with a `min` of 110 minutes, this fetches every 10 minutes. In these cases the
+    /// source is not asked, and the call fails with [`ExpiresTooSoon`](crate::ErrorKind::ExpiresTooSoon), so repeated calls cause no more fetches:
     ///
     /// - The newest token had less than `min` when it was fetched. The source is asked again when that token is due for a refresh.
     /// - The newest token was fetched within the last minute, or within the last tenth of its lifetime if that is shorter.

@@ -28,7 +28,8 @@ use crate::{Error, FetchedToken, RejectionScope, TokenKind};
 /// For an app that you develop on a customer's behalf (代开发应用), use [`GetToken`](crate::GetToken) instead.
 ///
 /// If the API rejects the suite's token, the suite's middleware gets another one and repeats the call. WeCom answers 40082 to a good suite
-/// token too, if the customer has not authorized the suite. So the source sets a [`RejectionScope`] for each customer.
+/// token too, if the customer has not authorized the suite. The source sets a [`RejectionScope`] for each customer, so one that
+/// withdrew its authorization does not hold back the others.
 ///
 /// # Errors
 ///

@@ -13,14 +13,14 @@ const REPEATED: Duration = Duration::from_secs(6 * 60);
 
 /// Fetches the tickets that sign web pages for WeCom's JS-SDK (<https://developer.work.weixin.qq.com/document/path/90506>).
 ///
-/// There are two types of ticket, each with a source and a kind of its own:
+/// There are two types of ticket: that of the corp (企业的 `jsapi_ticket`) and that of the app (应用的 `jsapi_ticket`). Each has a source and a kind:
 ///
 /// | source | kind | signs | call | limit for one app |
 /// | --- | --- | --- | --- | --- |
 /// | [`of_corp`](Self::of_corp) | [`jsapi_ticket`](TokenKind::jsapi_ticket) | `wx.config` | `get_jsapi_ticket` | 100 an hour, and 400 for a corp |
 /// | [`of_app`](Self::of_app) | [`agent_config_ticket`](TokenKind::agent_config_ticket) | `wx.agentConfig` | `ticket/get?type=agent_config` | 100 an hour |
 ///
-/// A ticket costs an access token, which the middleware of `http` adds. Take a ticket from the [`TokenManager`](crate::TokenManager):
+/// Fetching a ticket needs an access token, which the middleware of `http` adds. Take a ticket from the [`TokenManager`](crate::TokenManager):
 ///
 /// ```
 /// use reqwest_middleware::ClientBuilder;
@@ -40,12 +40,12 @@ const REPEATED: Duration = Duration::from_secs(6 * 60);
 /// The source sends each call with the [`Credentials`](crate::Credentials) of the ticket, as access token credentials. So one client and one
 /// manager serve any number of apps. For the apps of a service provider, this is the access token of the customer, not the suite's.
 ///
-/// **Never send a ticket to the page**, only the signature: who has the ticket can sign any page. The example `page_ticket` signs one.
+/// **Never send a ticket to the page**, only the signature: anyone who has the ticket can sign any page. The example `page_ticket` signs one.
 ///
-/// # Tickets that come again
+/// # Repeated tickets
 ///
-/// WeCom may return the ticket that you have already, and say 7200 s however little it has left. A value that the manager has kept therefore
-/// keeps its expiry. Once that is over, the same value serves for up to 6 minutes at a time, and the source asks again after at least 5. Over a
+/// WeCom may return the same ticket again with `expires_in` 7200, although less time is left. The manager then keeps the expiry of the first fetch.
+/// If WeCom still returns the same ticket after that, the manager uses it for 6 minutes at a time, and asks again after 5. Over a
 /// [`SharedStore`](crate::SharedStore), this holds across processes and restarts. A process that starts with an empty store can't know how
 /// old its first ticket is.
 ///

@@ -73,7 +73,8 @@ impl FetchRequest {
 
     /// The newest token that the manager or its shared database has for this app, even if it has expired. `None` if there is none.
     ///
-    /// Use it if the issuer repeats its token, and says the whole lifetime each time: a value that you know already is no newer than it was.
+    /// Use it if the issuer may return the same value again with its full lifetime. If the new value equals this one, return
+    /// [`current_left`](Self::current_left) as its lifetime.
     pub fn current(&self) -> Option<&AccessToken> {
         self.current.as_ref().map(|(token, _)| token)
     }

@@ -12,8 +12,18 @@ use crate::{Error, FetchedToken, TokenKind};
 ///
 /// It needs [`Credentials`](crate::Credentials) with the provider's corp id and the zone's secret (专区 Secret).
 ///
-/// The host that issues these tokens is another than that of the API, so each has its own setting:
-/// [`issuer_url`](Self::issuer_url) and [`base_url`](Self::base_url).
+/// These tokens come from `specapi.weixin.qq.com`, and are used at `qyapi.weixin.qq.com`. [`issuer_url`](Self::issuer_url) sets the first,
+/// [`base_url`](Self::base_url) the second.
+///
+/// ```
+/// use reqwest_wecom::{AccessTokenMiddleware, Credentials, SpecToken, TokenManager};
+///
+/// # fn f(http: reqwest::Client) {
+/// let zone = Credentials::new("ww_provider", "zone secret");
+/// let manager = TokenManager::builder(SpecToken::new(http)).build();
+/// let middleware = AccessTokenMiddleware::builder(manager).credentials(zone).build();
+/// # }
+/// ```
 ///
 /// # Errors
 ///

@@ -47,19 +47,20 @@ const MOST_SWAPS: usize = 16;
 ///
 /// # Several processes
 ///
-/// The callback reaches one process, but all need the ticket. Keep the tickets in the database that holds the tokens. That of a store, such as
-/// `RedisStore`, is what its method [`database`](crate::TokenStore::database) returns.
+/// The callback reaches one process, but all need the ticket. Keep the tickets in the database that holds the tokens, such as that of a
+/// `RedisStore`:
 ///
 /// ```
-/// use reqwest_wecom::{SharedDatabase, SuiteTickets};
+/// use reqwest_wecom::{SuiteTickets, TokenStore};
 ///
-/// fn tickets(database: impl SharedDatabase) -> SuiteTickets {
-///     SuiteTickets::shared(["ww_suite"], database)
+/// fn tickets(store: &dyn TokenStore) -> Option<SuiteTickets> {
+///     let database = store.database()?;
+///     Some(SuiteTickets::shared(["ww_suite"], database))
 /// }
 /// ```
 ///
 /// Each process keeps a copy of the newest ticket that it has seen. It uses the copy while the database is down, and writes it back if the
-/// database has lost it. The key is `suite_ticket:{suite id}`, and the value is JSON: `{"ticket": "…", "time_stamp": 1700000000}`.
+/// database has lost it. The key is `suite_ticket:{suite id}`, with the prefix that the database adds (`wecom:` in Redis), and the value is JSON: `{"ticket": "…", "time_stamp": 1700000000}`.
 ///
 /// Clones share the tickets. [`Debug`] does not show them.
 #[derive(Clone)]
@@ -106,12 +107,13 @@ pub(super) struct Ticket {
 struct DatabaseFailed(#[source] BoxError);
 
 impl SuiteTickets {
-    /// Creates a memory for the tickets of these suites. Each process has its own.
+    /// Keeps the tickets of these suites in the memory of this process. After a restart there is none until WeCom pushes the next one, which takes
+    /// up to about 10 minutes: see [`shared`](Self::shared).
     pub fn new(suite_ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self::with(suite_ids, None)
     }
 
-    /// Keeps the tickets of these suites in a database that several processes share.
+    /// Keeps the tickets of these suites in a database, for several processes and across restarts.
     pub fn shared(
         suite_ids: impl IntoIterator<Item = impl Into<String>>,
         database: impl SharedDatabase,
