@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use tokio::time::Instant;
 
+use super::single_flight::{SingleFlight, Trigger};
 use super::{Tenant, TokenManager};
 use crate::AccessToken;
 
@@ -36,6 +37,11 @@ impl TokenManager {
             // Only the store was asked so far. The next requests wait for a real fetch.
             drop(state);
             let _ = self.better(tenant, token, path);
+            return;
+        }
+        // An operator's refresh under way may have ended this token at the issuer.
+        let is_forced = |refresh: &SingleFlight| refresh.trigger() == Trigger::Forced;
+        if state.refresh.as_ref().is_some_and(is_forced) {
             return;
         }
         let others_fetch = self.shared.is_shared && self.shared.fleet.is_none();

@@ -41,6 +41,8 @@ pub(super) struct Guard {
     accepted: HashMap<Box<str>, Instant>,
     /// The last fetch that a rejection caused, until it is known whether it was futile.
     trial: Option<Trial>,
+    /// Whether the last fetch that was taken has taken of the slow budget already.
+    is_reported: bool,
 }
 
 #[derive(Debug)]
@@ -115,6 +117,7 @@ impl Guard {
         }
         self.is_exhausted = false;
         self.quick.take(QUICK_REFILL, now);
+        self.is_reported = is_reported;
         if is_reported {
             // Nothing tells whether it is futile, so it counts.
             self.slow.take(SLOW_REFILL, now);
@@ -138,6 +141,9 @@ impl Guard {
     pub(super) fn not_needed(&mut self) {
         self.trial = None;
         self.quick.give_back(QUICK_REFILL);
+        if std::mem::take(&mut self.is_reported) {
+            self.slow.give_back(SLOW_REFILL);
+        }
     }
 
     /// A request that was sent again with this token on this path was accepted.

@@ -6,6 +6,7 @@ mod fleet;
 mod forced;
 mod memory;
 mod model;
+mod operators;
 mod refresh_ahead;
 mod rejections;
 mod simulation;
