@@ -160,9 +160,14 @@ impl Debug for Credentials {
     }
 }
 
+/// The text without whitespace and byte order marks at both ends.
+pub(crate) fn without_margin(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
 /// Trims whitespace and byte order marks at both ends, and wipes the original text.
 fn trimmed(mut text: String) -> String {
-    let kept = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    let kept = without_margin(&text);
     if kept.len() == text.len() {
         return text;
     }

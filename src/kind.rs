@@ -120,8 +120,16 @@ impl TokenKind {
     pub(crate) fn parameter_on(&self, path: &str) -> Option<&str> {
         let mut takes = self.0.takes.iter();
         let (parameter, _) = takes.find(|(_, paths)| paths.have(path.as_bytes()))?;
-        let is_excepted = self.0.except.have(&decoded(path.as_bytes()));
-        (!is_excepted).then_some(parameter)
+        (!self.excepts(path)).then_some(parameter)
+    }
+
+    /// Whether a server may take this for one of the paths that don't take the token: it may decode the path, merge slashes, or drop the last one.
+    fn excepts(&self, path: &str) -> bool {
+        let as_read = without_double_slashes(decoded(path.as_bytes()));
+        let except = &self.0.except;
+        except.have(&as_read)
+            || except.have(path.as_bytes())
+            || as_read.strip_suffix(b"/").is_some_and(|it| except.have(it))
     }
 
     pub(crate) fn is_rejected_by(&self, errcode: i64) -> bool {
@@ -155,6 +163,15 @@ pub(crate) fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+fn without_double_slashes(path: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    if !path.windows(2).any(|pair| pair == b"//") {
+        return path;
+    }
+    let mut path = path.into_owned();
+    path.dedup_by(|next, before| *next == b'/' && *before == b'/');
+    path.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +191,7 @@ mod tests {
     #[test]
     fn paths_and_what_is_below_them_take_the_token_except_some() {
         let kind = TokenKind::new("kind")
-            .except(["a/no", "/a/none/"])
+            .except(["a/no", "/a/none/", "a/with%20space"])
             .takes("one", ["a/", "/b"])
             .takes("other", [String::from("a/x"), String::from("c")])
             .rejected_by([7]);
@@ -185,6 +202,12 @@ mod tests {
             ("a/none", Some("one")),
             ("a/no", None),
             ("a/%6eo", None),
+            ("a/no/", None),
+            ("a//no", None),
+            ("a/%2Fno", None),
+            ("a///none/x", None),
+            ("a//x", Some("one")),
+            ("a/with%20space", None),
             ("a/none/x", None),
             ("a/n%6Fne/x", None),
             ("a/none%2Fx", None),

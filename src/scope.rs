@@ -153,7 +153,7 @@ fn may_lead_elsewhere(path: &str) -> bool {
     path.contains('%')
         && decoded(path.as_bytes())
             .split(is_slash)
-            .any(|segment| segment == b"..")
+            .any(|segment| segment == b".." || segment == b".")
 }
 
 /// Whether the query has one of the credentials of WeCom, or already this parameter.

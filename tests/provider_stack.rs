@@ -17,11 +17,11 @@ use futures_util::future::join_all;
 use reqwest_middleware::{ClientBuilder, RequestBuilder};
 use reqwest_wecom::{
     AccessTokenMiddleware, CorpToken, Credentials, DownstreamToken, ErrorKind, FetchRequest,
-    SharedStore, SuiteTickets, TokenManager, TokenSource,
+    SharedStore, SuiteTickets, TokenKind, TokenManager, TokenSource,
 };
 use support::{
-    Answer, Memory, Qyapi, Repeat, SECRET, SUITE, SUITE_SECRET, branch, code_of, customer, suite,
-    with_tokens,
+    Answer, Memory, Qyapi, Repeat, SECRET, SUITE, SUITE_SECRET, branch, chain, code_of, customer,
+    suite, with_tokens,
 };
 
 const SUITE_CALL: &str = "service/get_suite_token";
@@ -44,6 +44,22 @@ async fn a_crowd_causes_one_fetch_for_the_suite_and_one_for_each_customer() {
     }
     assert_eq!((qyapi.count(SUITE_CALL), qyapi.count(CORP_CALL)), (1, 10));
     assert!((0..10).all(|n| qyapi.corp_token_count_of(n) == 1));
+}
+
+#[tokio::test]
+async fn a_suite_without_a_secret_is_an_error_that_names_the_suite() {
+    let qyapi = Qyapi::start().await;
+    let suites = TokenManager::builder(qyapi.suite_source(&qyapi.tickets().await)).build();
+    let no_secret =
+        Credentials::without_secret(SUITE, "1").of_kind(&TokenKind::suite_access_token());
+    let middleware = AccessTokenMiddleware::builder(suites).credentials(no_secret);
+    let client = with_tokens(qyapi.client(), middleware.build());
+    let source = CorpToken::new(client).base_url(qyapi.base_url());
+    let customers = TokenManager::builder(source).build();
+    let error = customers.token(&customer(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(chain(&error).contains(SUITE), "{}", chain(&error));
+    assert_eq!(customers.stats().fetches, 1);
 }
 
 #[tokio::test]

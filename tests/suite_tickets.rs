@@ -41,6 +41,20 @@ fn sent(qyapi: &Qyapi) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn white_space_and_a_byte_order_mark_at_the_ends_make_no_difference() {
+    let qyapi = Qyapi::start().await;
+    qyapi.set_ticket("ticket");
+    let with_mark = format!("\u{feff}{SUITE}\n");
+    let tickets = SuiteTickets::new([&with_mark]);
+    tickets
+        .put(&with_mark, "\u{feff}ticket\n", 1)
+        .await
+        .unwrap();
+    let manager = TokenManager::builder(qyapi.suite_source(&tickets)).build();
+    manager.token(&suite()).await.unwrap();
+}
+
+#[tokio::test]
 async fn without_a_ticket_nothing_is_called_and_the_first_one_serves_at_once() {
     let qyapi = Qyapi::start().await;
     let tickets = SuiteTickets::new([SUITE]);

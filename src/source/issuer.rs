@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use super::{Audience, answer};
 use crate::sent_tokens::SentTokens;
-use crate::{AccessToken, Credentials, Error, FetchedToken, RejectionScope, TokenKind, redact};
+use crate::{
+    AccessToken, Credentials, Error, ErrorKind, FetchedToken, RejectionScope, TokenKind, redact,
+};
 
 /// An API that issues one kind of token, and the client that calls it.
 #[derive(Clone)]
@@ -123,15 +125,19 @@ impl Issuer {
         let tokens = sent_tokens.take();
         let tokens = tokens.iter().map(AccessToken::expose_secret);
         let secrets: Vec<_> = call.secrets.iter().copied().chain(tokens).collect();
-        let response = sent.map_err(|error| not_sent(error, &secrets))?;
+        let response = sent.map_err(|error| not_sent(error, call, &secrets))?;
         answer::read(response, call, &secrets).await
     }
 }
 
-fn not_sent(error: reqwest_middleware::Error, secrets: &[&str]) -> Error {
+fn not_sent(error: reqwest_middleware::Error, call: &Call<'_>, secrets: &[&str]) -> Error {
     // A middleware of this crate has no token for the call, so it can't be made until there is one.
     if let Some(error) = Error::find(&error) {
-        return error.clone();
+        return match error.kind() {
+            // It is about the credentials of that middleware, and not about those of this source.
+            ErrorKind::NoSecret if call.scope.is_some() => Error::refused(error.clone()),
+            _ => error.clone(),
+        };
     }
     let lasting = |error: &reqwest::Error| error.is_builder() || error.is_redirect();
     if redact::request_error(&error).is_some_and(lasting) {

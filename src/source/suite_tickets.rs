@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use crate::clock::{Clock, Moment};
+use crate::credentials::without_margin;
 use crate::store::STORE_LIMIT;
 use crate::{BoxError, Error, Kept, SharedDatabase, key};
 
@@ -126,7 +127,7 @@ impl SuiteTickets {
         database: Option<Box<dyn SharedDatabase>>,
     ) -> Self {
         let suites = suite_ids.into_iter().map(Into::into);
-        let suites = suites.map(|id: String| (id.trim().to_owned(), Suite::default()));
+        let suites = suites.map(|id: String| (without_margin(&id).to_owned(), Suite::default()));
         Self(Arc::new(Inner {
             suites: suites.collect(),
             database,
@@ -153,7 +154,7 @@ impl SuiteTickets {
         time_stamp: u64,
     ) -> Result<(), Error> {
         let ticket = SecretString::from(ticket.into());
-        let value = ticket.expose_secret().trim();
+        let value = without_margin(ticket.expose_secret());
         if value.is_empty() {
             return Err(Error::refused(format!(
                 "the ticket of the suite {suite_id} is empty: check how the callback is read"
@@ -199,7 +200,7 @@ impl SuiteTickets {
     }
 
     fn suite(&self, suite_id: &str) -> Result<&Suite, Error> {
-        self.0.suites.get(suite_id.trim()).ok_or_else(|| {
+        self.0.suites.get(without_margin(suite_id)).ok_or_else(|| {
             Error::refused(format!(
                 "the suite {suite_id} is not one of those whose tickets are kept: check the id, or add it to `SuiteTickets::new`"
             ))
@@ -231,7 +232,7 @@ impl SuiteTickets {
         suite_id: &str,
         suite: &Suite,
     ) -> Result<(), BoxError> {
-        let key = format!("suite_ticket:{}", key::part(suite_id.trim()));
+        let key = format!("suite_ticket:{}", key::part(without_margin(suite_id)));
         for _ in 0..MOST_SWAPS {
             let kept = database.load(&key).await?;
             let now = self.0.clock.moment();
