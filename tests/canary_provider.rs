@@ -334,6 +334,19 @@ async fn nothing_gets_out_of_a_call_that_fails() {
 }
 
 #[tokio::test]
+async fn nor_one_that_the_database_had_from_another_process() {
+    let database = Arc::new(Memory::default());
+    let other = SuiteTickets::shared(["ww_suite"], database.clone());
+    other.put("ww_suite", TICKET, 1).await.unwrap();
+    database.gossips.store(true, Ordering::SeqCst);
+    let tickets = SuiteTickets::shared(["ww_suite"], database);
+    let mut places = Places::new("tickets".to_owned());
+    let error = tickets.put("ww_suite", "newer", 2).await.unwrap_err();
+    places.look_into("error of the tickets", &error);
+    assert_no_leaks(&places.leaks);
+}
+
+#[tokio::test]
 async fn no_ticket_gets_out_of_a_database_that_fails() {
     let database = Arc::new(Memory::default());
     database.gossips.store(true, Ordering::SeqCst);

@@ -213,30 +213,35 @@ impl SuiteTickets {
             return Ok(());
         };
         let own = suite.lock().newest.as_ref().map(|held| held.ticket.clone());
-        let own = own.as_ref().map(Ticket::expose_secret);
-        match timeout(STORE_LIMIT, self.exchange(&**database, suite_id, suite)).await {
+        // The database may quote each of these in an error.
+        let mut handled: Vec<_> = own.into_iter().collect();
+        let exchange = self.exchange(&**database, suite_id, suite, &mut handled);
+        match timeout(STORE_LIMIT, exchange).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::transient_without(
-                own.as_slice(),
-                DatabaseFailed(error),
-            )),
+            Ok(Err(error)) => {
+                let handled: Vec<_> = handled.iter().map(Ticket::expose_secret).collect();
+                Err(Error::transient_without(&handled, DatabaseFailed(error)))
+            }
             Err(_elapsed) => Err(Error::transient(format!(
                 "the database with the suite tickets gave no answer within {STORE_LIMIT:?}"
             ))),
         }
     }
 
+    /// `handled`: gets the tickets that were read and written.
     async fn exchange(
         &self,
         database: &dyn SharedDatabase,
         suite_id: &str,
         suite: &Suite,
+        handled: &mut Vec<Ticket>,
     ) -> Result<(), BoxError> {
         let key = format!("suite_ticket:{}", key::part(without_margin(suite_id)));
         for _ in 0..MOST_SWAPS {
             let kept = database.load(&key).await?;
             let now = self.0.clock.moment();
             let found = kept.as_ref().and_then(Ticket::of_kept);
+            handled.extend(found.clone());
             let found_at = found.as_ref().map(|ticket| ticket.time_stamp);
             if let (Some(ticket), Some(kept)) = (found, &kept) {
                 suite.keep(ticket, kept.left(), now);
@@ -254,6 +259,7 @@ impl SuiteTickets {
             }
             let expected = kept.as_ref().map(Kept::expose_secret);
             let new = Kept::new(ticket.to_json(), since.left_of(left, now));
+            handled.push(ticket);
             if database.compare_and_swap(&key, expected, &new).await? {
                 return Ok(());
             }

@@ -19,7 +19,7 @@ pub struct Memory {
     pub values: Mutex<HashMap<String, (Vec<u8>, Instant)>>,
     /// Whether each call is an error.
     pub fails: AtomicBool,
-    /// Whether each swap is an error that quotes the new value.
+    /// Whether each swap is an error that quotes the expected and the new value.
     pub gossips: AtomicBool,
     /// Whether no call is ever answered.
     pub hangs: AtomicBool,
@@ -56,7 +56,8 @@ impl SharedDatabase for Memory {
         self.works().await?;
         if self.gossips.load(Ordering::SeqCst) {
             let new = String::from_utf8_lossy(new.expose_secret());
-            return Err(format!("{new} could not be written").into());
+            let expected = String::from_utf8_lossy(expected.unwrap_or_default());
+            return Err(format!("{new} could not be written in place of {expected}").into());
         }
         let (mut values, now) = (self.values.lock().unwrap(), Instant::now());
         let live = values.get(key).filter(|(_, end)| *end > now);
