@@ -87,8 +87,8 @@ impl<'a> Fetch<'a> {
         let request = self.request.clone();
         match current.clone() {
             Some(token) => {
-                let left = token.expires_at().duration_since(asked_at);
-                request.with_current(token, left.unwrap_or_default())
+                let left = token.left(asked_at);
+                request.with_current(token, left)
             }
             None => request,
         }

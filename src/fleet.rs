@@ -224,7 +224,7 @@ impl Fleet {
                         pass = Some(entered);
                         continue;
                     }
-                    Err(error) => return Wait::Failed(closed(gate, error)),
+                    Err(error) => return Wait::Failed(closed(error)),
                 },
                 Ok(Step::Wait) => has_failed = false,
                 // A database that hangs is not waited for twice.
@@ -279,7 +279,7 @@ impl Fleet {
                 match entered {
                     Ok(Some(entered)) => *pass = Some(entered),
                     Ok(None) => return Ok(Step::NeedsPass),
-                    Err(error) => return Ok(Step::Failed(closed(gate, error))),
+                    Err(error) => return Ok(Step::Failed(closed(error))),
                 }
             }
             let lease = Turn::Owner(owner.name().to_owned());
@@ -381,9 +381,9 @@ fn is_over(watched: &mut Option<(String, Instant)>, owner: &str) -> bool {
     }
 }
 
-fn closed(gate: &Gate, error: Error) -> Hearsay {
-    let left = gate.closed().map(|(_, left)| left);
-    let left = left.unwrap_or_default();
+/// The gate holds back all fetches, so this key needs no cooldown.
+fn closed(error: Error) -> Hearsay {
+    let left = Duration::ZERO;
     Hearsay { error, left }
 }
 

@@ -20,7 +20,7 @@ mod throttle;
 mod valid_for;
 
 use std::fmt::{self, Debug};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -31,7 +31,9 @@ use self::guard::{HeldBack, REPORTED};
 use self::refresh::tell_cooldown;
 pub use self::rejection_scope::RejectionScope;
 use self::shared::{Settings, Shared};
+use self::slot::State;
 pub use self::status::TokenStatus;
+use self::step::Step;
 pub(crate) use self::tenant::{Served, Tenant};
 use self::throttle::LOST;
 use crate::clock::Moment;
@@ -291,7 +293,7 @@ impl TokenManager {
         if self.shared.slots.is_sweep_due(wall) {
             self.sweep();
         }
-        let mut state = tenant.slot.lock();
+        let state = tenant.slot.lock();
         if self.shared.settings.local_copy.is_none()
             && let Some(local) = state.settled(wall)
         {
@@ -301,8 +303,19 @@ impl TokenManager {
             instant: Instant::now(),
             wall,
         };
+        self.decide(tenant, state, now, |state| self.step(state, tenant, now))
+    }
+
+    /// Decides what is to be done while the state is locked, and does it after that.
+    fn decide(
+        &self,
+        tenant: &Tenant,
+        mut state: MutexGuard<'_, State>,
+        now: Moment,
+        decide: impl FnOnce(&mut State) -> Step,
+    ) -> Result<Served, Error> {
         let lost = state.end_lost_refresh(now);
-        let step = self.step(&mut state, tenant, now);
+        let step = decide(&mut state);
         drop(state);
         tell_lost(tenant.key(), lost);
         step.take()
@@ -320,18 +333,15 @@ impl TokenManager {
     /// A better token than the rejected one, or a refresh that may bring one.
     fn better(&self, tenant: &Tenant, rejected: &AccessToken, path: &str) -> Result<Served, Error> {
         let now = self.shared.clock.moment();
-        let mut state = tenant.slot.lock();
-        let lost = state.end_lost_refresh(now);
         let mut held_back = None;
-        let step =
-            self.step_after_rejection(&mut state, tenant, (rejected, path), now, &mut held_back);
-        drop(state);
-        tell_lost(tenant.key(), lost);
+        let served = self.decide(tenant, tenant.slot.lock(), now, |state| {
+            self.step_after_rejection(state, tenant, (rejected, path), now, &mut held_back)
+        });
         if held_back == Some(HeldBack::Budget { is_news: true }) {
             let key = tenant.key();
             tracing::warn!(target: crate::TARGET, event = "refresh_held_back", %key, path, "the refresh budget is used up");
         }
-        step.take()
+        served
     }
 }
 

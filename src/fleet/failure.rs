@@ -114,7 +114,8 @@ impl Failure {
             }
         }
         if !kind.is_of_all() {
-            failure.tries += u32::from(!failure.has_tried(member));
+            let is_new = u32::from(!failure.has_tried(member));
+            failure.tries = failure.tries.saturating_add(is_new);
             failure.by.retain(|other| other != member);
             failure.by.push(member.to_owned());
             let surplus = failure.by.len().saturating_sub(MOST_LISTED);

@@ -7,7 +7,7 @@ use super::single_flight::{OutcomeSender, SingleFlight, Trigger};
 use super::slot::State;
 use super::step::Step;
 use super::throttle::LOST;
-use super::{MOST_REFRESHES, Served, Tenant, TokenManager, tell_lost};
+use super::{MOST_REFRESHES, Served, Tenant, TokenManager};
 use crate::clock::Moment;
 use crate::{AccessToken, Credentials, Error};
 
@@ -63,15 +63,11 @@ impl State {
         }
     }
 
-    /// What this forced refresh has to wait for. `None` if it is under way.
-    pub(super) fn refresh_before(&mut self, forced: &OutcomeSender) -> Option<SingleFlight> {
+    /// What this forced refresh has to wait for. `None` if it is under way: the end of the one before has made it the current one.
+    pub(super) fn refresh_before(&self, forced: &OutcomeSender) -> Option<SingleFlight> {
         let before = self.refresh.as_ref();
-        if let Some(before) = before.filter(|it| it.may_fetch() && !it.is_of(forced)) {
-            return Some(before.clone());
-        }
-        let waiting = self.forced().waiting.take_if(|it| it.is_of(forced));
-        self.refresh = waiting.or(self.refresh.take());
-        None
+        let before = before.filter(|it| it.may_fetch() && !it.is_of(forced));
+        before.cloned()
     }
 }
 
@@ -79,7 +75,8 @@ impl TokenManager {
     /// Fetches a new token now, even if the current one is good. For operators.
     ///
     /// Call it after you have fixed the cause of a failure, such as a missing trusted IP, or to replace a token. Cooldowns, rate limits (errcode
-    /// 45009) and failures in a shared database do not stop it. Its success ends all of these, over a shared database for all processes.
+    /// 45009) and failures in a shared database do not stop it. Its success ends all of these in this manager. Over a
+    /// shared database, it also ends the cooldown of this key for all processes, but not their rate limits.
     /// Only its own budget stops it: 10 fetches in a row for each key, and one comes back every 72 s. That is apart from the
     /// [refresh budget](crate::TokenManagerBuilder::refresh_budget), so forced refreshes use up nothing that a real revocation needs.
     ///
@@ -141,15 +138,12 @@ impl TokenManager {
             ));
         }
         let now = self.shared.clock.moment();
-        let mut state = tenant.slot.lock();
-        let lost = state.end_lost_refresh(now);
-        let step = match state.forced_refresh(now) {
-            Some(refresh) => Step::Join(refresh, None),
-            None => self.start_forced(&mut state, tenant, now),
-        };
-        drop(state);
-        tell_lost(tenant.key(), lost);
-        step.take()
+        self.decide(tenant, tenant.slot.lock(), now, |state| {
+            match state.forced_refresh(now) {
+                Some(refresh) => Step::Join(refresh, None),
+                None => self.start_forced(state, tenant, now),
+            }
+        })
     }
 
     fn start_forced(&self, state: &mut State, tenant: &Tenant, now: Moment) -> Step {

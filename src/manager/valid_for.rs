@@ -6,7 +6,7 @@ use super::single_flight::Trigger;
 use super::slot::State;
 use super::step::Step;
 use super::throttle::LOST;
-use super::{MOST_REFRESHES, Served, Tenant, TokenManager, tell_lost};
+use super::{MOST_REFRESHES, Served, Tenant, TokenManager};
 use crate::clock::Moment;
 use crate::{AccessToken, Credentials, Error};
 
@@ -75,12 +75,9 @@ impl TokenManager {
     /// A token with so much time left, or a refresh that may bring one.
     fn longer_lived(&self, tenant: &Tenant, min: Duration) -> Result<Served, Error> {
         let now = self.shared.clock.moment();
-        let mut state = tenant.slot.lock();
-        let lost = state.end_lost_refresh(now);
-        let step = self.step_for_longer_lived(&mut state, tenant, min, now);
-        drop(state);
-        tell_lost(tenant.key(), lost);
-        step.take()
+        self.decide(tenant, tenant.slot.lock(), now, |state| {
+            self.step_for_longer_lived(state, tenant, min, now)
+        })
     }
 
     fn step_for_longer_lived(
