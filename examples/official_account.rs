@@ -38,8 +38,8 @@ struct Answered {
     errmsg: String,
 }
 
-/// Fetches with `stable_token`, which returns the current token unless it is told to make a new one. The API allows 20 forced refreshes a day, so the
-/// manager gets a small budget. The base URL of the real API is `https://api.weixin.qq.com/`.
+/// Fetches with `stable_token`, which returns the current token unless it is told to make a new one. The API allows 20 forced refreshes a day. A
+/// small budget keeps a path that rejects every token from using them up in one burst. It is no limit for a day. The base URL of the real API is `https://api.weixin.qq.com/`.
 struct StableToken(reqwest::Client, Url);
 
 #[async_trait]
