@@ -7,27 +7,18 @@ use futures_util::{FutureExt, poll};
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep};
 
+use super::fleet::{member, millis};
 use super::memory::Memory;
 use super::stores::{Store, Way};
-use super::world::{Behaviour, LIFETIME, Repeat, World, app, call, fails_as, fails_with, traffic};
+use super::throttle::errcode;
+use super::world::{
+    Behaviour, LIFETIME, Repeat, World, app, call, fails_as, fails_with, paused_runtime, traffic,
+};
 use crate::{
-    AccessToken, Credentials, Error, ErrorKind, MokaStore, SharedStore, StoreOnly, TokenManager,
+    AccessToken, Credentials, Error, ErrorKind, MokaStore, StoreOnly,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-fn errcode(errcode: i64) -> Behaviour {
-    Behaviour::Fail(Error::api(errcode, "no"))
-}
-
-fn member(world: &World, database: &Memory) -> TokenManager {
-    let store = SharedStore::new(database.clone());
-    world.builder().store(store).build()
-}
 
 /// For each fetch so far, whether an operator wanted it.
 fn forced(world: &World) -> Vec<bool> {
@@ -460,12 +451,8 @@ async fn an_operator_may_be_dropped_at_any_point() {
 
 #[test]
 fn one_that_is_lost_with_its_runtime_is_replaced_and_starts_no_cooldown() {
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().start_paused(true).build().unwrap()
-    };
     for with_request in [false, true] {
-        let first = runtime();
+        let first = paused_runtime();
         let (world, manager) = first.block_on(async {
             let world = World::new();
             world.issuer.usually(Behaviour::Hang);
@@ -487,7 +474,7 @@ fn one_that_is_lost_with_its_runtime_is_replaced_and_starts_no_cooldown() {
         drop(first);
         world.issuer.usually(Behaviour::Issue);
         assert_eq!(world.issuer.fetch_count(), 1);
-        runtime().block_on(async {
+        paused_runtime().block_on(async {
             let (app, began) = (app(), Instant::now());
             let (operator, request) = tokio::join!(manager.refresh(&app), manager.token(&app));
             assert_eq!(operator.unwrap(), request.unwrap());
@@ -499,11 +486,7 @@ fn one_that_is_lost_with_its_runtime_is_replaced_and_starts_no_cooldown() {
 
 #[test]
 fn one_that_is_lost_while_there_is_a_token_starts_no_cooldown_either() {
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().start_paused(true).build().unwrap()
-    };
-    let first = runtime();
+    let first = paused_runtime();
     let (world, manager, old) = first.block_on(async {
         let world = World::new();
         let manager = world.manager();
@@ -515,7 +498,7 @@ fn one_that_is_lost_while_there_is_a_token_starts_no_cooldown_either() {
         (world, manager, old)
     });
     drop(first);
-    runtime().block_on(async {
+    paused_runtime().block_on(async {
         let app = app();
         assert_eq!(manager.token(&app).await.unwrap(), old);
         world.issuer.end(&app, 40014);

@@ -6,20 +6,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::sleep;
 
+use super::fleet::{member, millis};
 use super::memory::Memory;
 use super::world::{Issuer, World, app, call, traffic};
-use crate::{Error, FetchRequest, FetchedToken, MokaStore, SharedStore, TokenManager, TokenSource};
+use crate::{Error, FetchRequest, FetchedToken, MokaStore, TokenSource};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-fn member(world: &World, database: &Memory) -> TokenManager {
-    let store = SharedStore::new(database.clone());
-    world.builder().store(store).build()
-}
 
 /// The old token ends when the issuer is asked, and its answer is on its way for a while.
 struct AnswersLate(Arc<Issuer>, Duration);

@@ -7,6 +7,7 @@ use tokio::time::{advance, sleep};
 
 use super::memory::Memory;
 use super::stores::{Store, Way};
+use super::throttle::errcode;
 use super::world::{Behaviour, LIFETIME, World, app, call, errcode_of, paused_runtime};
 use crate::{Credentials, Error, ErrorKind, RejectionScope, SharedStore, TokenManager};
 
@@ -26,10 +27,6 @@ fn throttled(world: &World, manager: &TokenManager) -> Option<(Duration, ErrorKi
 
 fn left(world: &World, until: SystemTime) -> Duration {
     until.duration_since(world.clock.now()).unwrap()
-}
-
-fn errcode(errcode: i64) -> Behaviour {
-    Behaviour::Fail(Error::api(errcode, "no"))
 }
 
 #[test]

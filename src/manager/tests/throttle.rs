@@ -10,7 +10,7 @@ use crate::{Credentials, Error, ErrorKind};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn errcode(errcode: i64) -> Behaviour {
+pub(super) fn errcode(errcode: i64) -> Behaviour {
     Behaviour::Fail(Error::api(errcode, "no"))
 }
 

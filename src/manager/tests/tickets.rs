@@ -12,7 +12,10 @@ use tokio::time::{Instant, sleep};
 
 use super::memory::Memory;
 use super::world::{LIFETIME, World};
-use crate::{Credentials, JsapiTicket, SharedStore, TokenKind, TokenManager, TokenManagerBuilder};
+use crate::{
+    AccessToken, Credentials, JsapiTicket, SharedStore, TokenKind, TokenManager,
+    TokenManagerBuilder,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const AHEAD: Duration = Duration::from_secs(300);
@@ -64,6 +67,17 @@ impl Tickets {
         let issued = self.0.lock().unwrap();
         let times = issued.asked.iter();
         times.map(|at| (*at - began).as_secs()).collect()
+    }
+
+    /// After the first lifetime it was asked every five minutes at most, and no more once there was another ticket.
+    fn assert_asked_seldom(&self, began: Instant) {
+        let asked = self.asked(began);
+        let after: Vec<_> = asked.iter().filter(|at| **at >= 7200).collect();
+        assert!(
+            after.windows(2).all(|two| *two[1] - *two[0] >= 300),
+            "{asked:?}"
+        );
+        assert!((20..=26).contains(&after.len()), "{asked:?}");
     }
 
     fn builder(&self, world: &World) -> TokenManagerBuilder {
@@ -118,6 +132,12 @@ async fn old_for(managers: &[TokenManager], tickets: &Tickets, time: Duration) -
     old
 }
 
+fn assert_same_expiry(one: &AccessToken, two: &AccessToken) {
+    let apart = one.expires_at().duration_since(two.expires_at());
+    let apart = apart.unwrap_or_else(|error| error.duration());
+    assert!(apart < SECOND, "{apart:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_repeated_ticket_keeps_its_expiry() {
     let (world, tickets) = (World::new(), Tickets::lasting(LIFETIME));
@@ -137,14 +157,7 @@ async fn a_ticket_that_is_repeated_after_its_expiry_is_asked_for_at_most_every_f
     let (manager, began) = (tickets.builder(&world).build(), Instant::now());
     let old = old_for(&[manager], &tickets, LIFETIME * 2 + AHEAD * 4).await;
     assert!(old <= AT_MOST, "{old:?}");
-    let asked = tickets.asked(began);
-    let after: Vec<_> = asked.iter().filter(|at| **at >= 7200).collect();
-    assert!(
-        after.windows(2).all(|two| *two[1] - *two[0] >= 300),
-        "{asked:?}"
-    );
-    // It stops when there is another ticket.
-    assert!((20..=26).contains(&after.len()), "{asked:?}");
+    tickets.assert_asked_seldom(began);
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,9 +199,7 @@ async fn a_process_that_fetches_although_the_database_has_a_ticket_keeps_its_exp
     let value = issued.expose_secret();
     let repeated = second.refresh_rejected(&page(), value).await.unwrap();
     assert_eq!(repeated.expose_secret(), value);
-    let apart = issued.expires_at().duration_since(repeated.expires_at());
-    let apart = apart.unwrap_or_else(|error| error.duration());
-    assert!(apart < SECOND, "{apart:?}");
+    assert_same_expiry(&issued, &repeated);
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,13 +209,7 @@ async fn a_fleet_asks_at_most_every_five_minutes_for_a_ticket_that_is_repeated_a
     let members: Vec<_> = (0..3).map(|_| tickets.member(&world, &database)).collect();
     let old = old_for(&members, &tickets, LIFETIME * 2 + AHEAD * 4).await;
     assert!(old <= AT_MOST * 3, "{old:?}");
-    let asked = tickets.asked(began);
-    let after: Vec<_> = asked.iter().filter(|at| **at >= 7200).collect();
-    assert!(
-        after.windows(2).all(|two| *two[1] - *two[0] >= 300),
-        "{asked:?}"
-    );
-    assert!((20..=26).contains(&after.len()), "{asked:?}");
+    tickets.assert_asked_seldom(began);
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,9 +234,7 @@ async fn an_operator_replaces_a_dead_ticket_and_lengthens_none() {
     for member in [first, tickets.member(&world, &database)] {
         let forced = member.refresh(&page()).await.unwrap();
         assert_eq!(forced.expose_secret(), issued.expose_secret());
-        let apart = issued.expires_at().duration_since(forced.expires_at());
-        let apart = apart.unwrap_or_else(|error| error.duration());
-        assert!(apart < SECOND, "{apart:?}");
+        assert_same_expiry(&issued, &forced);
     }
 
     let member = tickets.member(&world, &database);

@@ -8,21 +8,17 @@ use futures_util::poll;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep};
 
+use super::fleet::member;
 use super::memory::Memory;
 use super::model::REPEATS;
 use super::stores::{Store, Way};
 use super::world::{Behaviour, LIFETIME, Repeat, World, app, fails_as, fails_with};
 use crate::{
-    Error, ErrorKind, SharedStore, StoreOnly, TokenManager, TokenManagerBuilder, TokenStore,
+    Error, ErrorKind, SharedStore, StoreOnly, TokenManagerBuilder, TokenStore,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-
-fn member(world: &World, database: &Memory) -> TokenManager {
-    let store = SharedStore::new(database.clone());
-    world.builder().store(store).build()
-}
 
 /// A world in which the issuer gives a new token each time.
 fn world() -> World {
