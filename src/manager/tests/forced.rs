@@ -14,9 +14,7 @@ use super::throttle::errcode;
 use super::world::{
     Behaviour, LIFETIME, Repeat, World, app, call, fails_as, fails_with, paused_runtime, traffic,
 };
-use crate::{
-    AccessToken, Credentials, Error, ErrorKind, MokaStore, StoreOnly,
-};
+use crate::{AccessToken, Credentials, Error, ErrorKind, MokaStore, StoreOnly};
 
 const SECOND: Duration = Duration::from_secs(1);
 

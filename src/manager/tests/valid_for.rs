@@ -13,9 +13,7 @@ use super::memory::Memory;
 use super::model::REPEATS;
 use super::stores::{Store, Way};
 use super::world::{Behaviour, LIFETIME, Repeat, World, app, fails_as, fails_with};
-use crate::{
-    Error, ErrorKind, SharedStore, StoreOnly, TokenManagerBuilder, TokenStore,
-};
+use crate::{Error, ErrorKind, SharedStore, StoreOnly, TokenManagerBuilder, TokenStore};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
